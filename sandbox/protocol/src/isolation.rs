@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the kernel says of a live sandbox: read by the spawner from the kernel's own files, never from configuration.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// One sandbox as the kernel sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsolationReport {
+    /// `full` where every wall below is as it must be.
+    pub level: String,
+    /// Every wall by name, with what was read and whether it holds.
+    pub walls: Vec<WallReading>,
+    /// By name (`user`, `pid`, …): this sandbox's inode and the host's (namespaces(7)).
+    pub namespaces: BTreeMap<String, NamespacePair>,
+    /// Lines of `/proc/PID/uid_map` and `gid_map` (user_namespaces(7)).
+    pub uid_map: Vec<IdMapLine>,
+    /// As `uid_map`.
+    pub gid_map: Vec<IdMapLine>,
+    /// The processes of the sandbox, init first.
+    pub processes: Vec<ProcessReading>,
+    /// Cgroup files by `controller/file`, with their content.
+    pub cgroup: BTreeMap<String, String>,
+    /// The mounts as seen inside (`/proc/PID/mountinfo`).
+    pub mounts: Vec<MountReading>,
+    /// The kernel's Landlock ABI version.
+    pub landlock_abi: u32,
+}
+
+/// One wall: what must hold and what was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WallReading {
+    /// `namespaces`, `credentials`, `capabilities`, `file_system`, `cgroup`, `rlimits`, `landlock`, `seccomp`.
+    pub wall: String,
+    /// Whether the reading is as it must be.
+    pub holds: bool,
+    /// The reading in words.
+    pub reading: String,
+}
+
+/// A namespace inode beside the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespacePair {
+    /// This sandbox's.
+    pub sandbox: u64,
+    /// The spawner's.
+    pub host: u64,
+}
+
+/// One line of an id map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMapLine {
+    /// First id inside.
+    pub inside: u32,
+    /// First id outside.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// What `/proc/PID/status` and its neighbours say of one process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessReading {
+    /// Its id inside the sandbox (the last of `NSpid`).
+    pub pid_inside: u32,
+    /// `Name`.
+    pub name: String,
+    /// Real, effective, saved, file-system uid, as the host sees them.
+    pub uids: [u32; 4],
+    /// As `uids`.
+    pub gids: [u32; 4],
+    /// `CapInh`, `CapPrm`, `CapEff`, `CapBnd`, `CapAmb`, in this order, in hexadecimal as the kernel prints them.
+    pub capabilities: BTreeMap<String, String>,
+    /// `NoNewPrivs`.
+    pub no_new_privs: bool,
+    /// `Seccomp`: 0 off, 1 strict, 2 filter.
+    pub seccomp_mode: u8,
+    /// `Seccomp_filters`.
+    pub seccomp_filters: u32,
+    /// Resource limits by name, soft and hard, as `/proc/PID/limits` prints them.
+    pub rlimits: BTreeMap<String, (String, String)>,
+    /// Open file descriptors, by number.
+    pub fds: Vec<u32>,
+}
+
+/// One line of mountinfo.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountReading {
+    /// Where, inside.
+    pub at: String,
+    /// File-system type.
+    pub fs_type: String,
+    /// Per-mount options.
+    pub options: String,
+}
