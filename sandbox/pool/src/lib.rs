@@ -1,1 +1,28 @@
-//! Under construction.
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The warm pool: who may use which sandbox, and what became of each invocation.
+//!
+//! ```text
+//! invoke ─▶ queue (bounded) ─▶ acquire: idle sandbox │ skeleton + bind │ create + bind ─▶ run ─▶ Reply
+//!                                                                              settle ─▶ idle again, or destroyed
+//!                                                                                 └────▶ Receipt to the recorder
+//! ```
+//!
+//! This crate does not know that HTTP exists, nor how a wall is built: it speaks to the spawner, to init and to the
+//! wasm worker through [`hearth_protocol`].
+#![forbid(unsafe_code)]
+
+mod call;
+mod config;
+mod outcome;
+mod receipt;
+mod reply;
+mod target;
+
+pub use call::{Call, HeadCheck, InvocationId};
+pub use config::{PoolConfig, Recorder, ShardConfig};
+pub use outcome::{FailureCause, KillCause, Outcome, OutcomeKind, ThrottleLimit};
+pub use receipt::{
+    Kind, LimitHit, LogLine, Phases, Receipt, Residue, Start, Usage, UsageSource,
+};
+pub use reply::{Facts, OutputStream, Reply};
+pub use target::{Limits, Program, Scaling, Target};
