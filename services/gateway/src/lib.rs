@@ -1,1 +1,18 @@
-//! Under construction.
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The HTTP front of Hearth: everything that parses bytes from strangers, in a process that holds no privilege.
+//!
+//! ```text
+//! accept ─▶ edge (time and size limits) ─▶ gate (Host, Origin, key) ─▶ routes ─▶ Registry::find ─▶ Admission
+//!                                                                                   │
+//!            answer ◀── problem (the one place that knows statuses) ◀── Reply ◀── Pool::invoke
+//! deploy:  archive ─▶ intake ─▶ manifest ─▶ (wasm: jailed compiler) ─▶ Pool::store_tree ─▶ store ─▶ registry swap
+//! ```
+//!
+//! This crate knows neither namespaces nor wasmtime; it never forks.
+#![forbid(unsafe_code)]
+
+mod config;
+mod serve;
+
+pub use config::{EdgeTimeouts, GatewayConfig, GatewayLimits};
+pub use serve::{GatewayError, serve};
