@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+pub mod manifest;
 mod serve;
 
 pub use config::{EdgeTimeouts, GatewayConfig, GatewayLimits};
