@@ -6,7 +6,7 @@
 
 For each scenario: k6's own checks and thresholds, and hearth_invocations_total by function and outcome, which must
 have grown by exactly what k6 counted. `mixed` also looks at what the calls left behind in processes, file
-descriptors, cgroups, mounts and memory. At the end Hearth is stopped, and nothing of it may be left.
+descriptors, cgroups, mounts and memory; `slow` runs slowhttptest instead of k6. At the end Hearth is stopped, and nothing of it may be left.
 
 Everything runs on loopback, in a data directory that is removed afterwards. Prints `N passed, N failed` last.
 """
@@ -230,6 +230,53 @@ def check_leaks(options, hearth, out, report):
         report.claim(f"mixed: {thing} as before", after.get(thing, 0) <= allowed, f"{before[thing]}, then {after.get(thing)}")
 
 
+# What slowhttptest does: headers, then a body, that never end; an answer that is never read.
+SLOW_CLIENTS = {
+    "slow headers": ["-H", "-u", "{url}/healthz"],
+    "slow bodies": ["-B", "-s", "1000000", "-u", "{url}/invoke/sha256"],
+    "slow readers": ["-X", "-w", "1", "-y", "2", "-n", "10", "-k", "5", "-u", "{url}/metrics"],
+}
+SLOW_CONNECTIONS = 300
+SLOW_SECONDS_MAX = 150
+OTHERS_SECONDS_MAX = 2
+
+
+def check_slow_clients(hearth, report):
+    """While hundreds of connections dawdle the others are served, and in the end every dawdler is thrown out."""
+    gateway = next(pid for pid in family(hearth.process.pid) if role(pid) == "gateway")
+    body = (HERE.parent / "functions/sha256/testdata/input.jpg").read_bytes()
+    for name, arguments in SLOW_CLIENTS.items():
+        slowest, errors, calls = 0.0, collections.Counter(), 0
+        fds = len(os.listdir(f"/proc/{gateway}/fd"))
+        slow = subprocess.Popen(
+            ["slowhttptest", "-c", str(SLOW_CONNECTIONS), "-r", str(SLOW_CONNECTIONS), "-i", "5", "-l", str(SLOW_SECONDS_MAX)]
+            + [argument.format(url=hearth.url) for argument in arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        output = []
+        reader = threading.Thread(target=lambda: output.append(slow.stdout.read()), daemon=True)
+        reader.start()
+        while slow.poll() is None:
+            began = time.monotonic()
+            calls += 1
+            try:
+                with urllib.request.urlopen(f"{hearth.url}/invoke/sha256", body, timeout=30) as answer:
+                    answer.read()
+            except OSError as error:
+                errors[str(error)] += 1
+            slowest = max(slowest, time.monotonic() - began)
+            time.sleep(0.2)
+        reader.join()
+        ended = " ".join(re.findall(r"Exit status: *(.*)", re.sub(r"\x1b\[[0-9;]*m", "", "".join(output))))
+        report.claim(f"{name}: every other call is answered", not errors and slowest < OTHERS_SECONDS_MAX,
+                     f"{calls} calls, slowest {slowest * 1000:.0f} ms {dict(errors) or ''}")
+        report.claim(f"{name}: all of them are thrown out", "No open connections left" in ended, ended)
+        deadline = time.monotonic() + COUNTS_SECONDS_MAX
+        while (now := len(os.listdir(f"/proc/{gateway}/fd"))) > fds and time.monotonic() < deadline:
+            time.sleep(0.2)
+        report.claim(f"{name}: the gateway's file descriptors as before", now <= fds, f"{fds}, then {now}")
+
+
 def check_list(functions, report):
     """A bundled function that no scenario calls would be an untested promise."""
     script = (HERE / "hearth.js").read_text(encoding="utf-8")
@@ -245,7 +292,7 @@ def main():
     parser.add_argument("--functions", type=pathlib.Path, default=HERE.parent / "functions")
     parser.add_argument("--out", type=pathlib.Path, default=HERE.parent / "target" / "loadtest", help="for logs, summaries and the last scrape")
     parser.add_argument("--mixed-calls", type=int, default=10_000)
-    parser.add_argument("scenarios", nargs="+", choices=["smoke", "steady", "mixed"])
+    parser.add_argument("scenarios", nargs="+", choices=["smoke", "steady", "mixed", "slow"])
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     report = Report()
@@ -258,6 +305,8 @@ def main():
             for scenario in options.scenarios:
                 if scenario == "mixed":
                     check_leaks(options, hearth, options.out, report)
+                elif scenario == "slow":
+                    check_slow_clients(hearth, report)
                 else:
                     run_k6(options, scenario, hearth, options.out, report)
             (options.out / "metrics.prom").write_text(hearth.scrape(), encoding="utf-8")
