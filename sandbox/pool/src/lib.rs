@@ -12,17 +12,33 @@
 #![forbid(unsafe_code)]
 
 mod call;
+mod channel;
 mod config;
+mod gauges;
+mod invoke;
+mod link;
+mod log;
+mod native;
 mod outcome;
+mod output;
+mod pool;
 mod receipt;
+mod record;
 mod reply;
+mod roster;
+mod sandbox;
+mod stock;
 mod target;
+mod trees;
+mod wasm;
+mod worker;
 
 pub use call::{Call, HeadCheck, InvocationId};
 pub use config::{PoolConfig, Recorder, ShardConfig};
+pub use link::LinkError;
 pub use outcome::{FailureCause, KillCause, Outcome, OutcomeKind, ThrottleLimit};
-pub use receipt::{
-    Kind, LimitHit, LogLine, Phases, Receipt, Residue, Start, Usage, UsageSource,
-};
-pub use reply::{Facts, OutputStream, Reply};
-pub use target::{Limits, Program, Scaling, Target};
+pub use pool::{InspectError, Pool, PoolState};
+pub use receipt::{Kind, LimitHit, LogLine, Phases, Receipt, Residue, Start, Usage, UsageSource};
+pub use reply::{Facts, HOLD_BYTES, OutputStream, Reply};
+pub use target::{ARTIFACT_FILE, Limits, Program, Scaling, Target};
+pub use trees::{StoreError, TreeFile};

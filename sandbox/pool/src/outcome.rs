@@ -206,6 +206,9 @@ impl Outcome {
 
     /// The time-out of `limit`, with what was seen until then.
     pub(crate) fn timed_out(limit: Duration, output_bytes: u64) -> Self {
-        Self::FunctionTimedOut { limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX), output_bytes }
+        Self::FunctionTimedOut {
+            limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+            output_bytes,
+        }
     }
 }

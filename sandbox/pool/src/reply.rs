@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What an invocation gives its caller.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -50,23 +47,15 @@ pub enum Reply {
 #[derive(Debug)]
 pub struct OutputStream {
     pieces: mpsc::UnboundedReceiver<Result<Bytes, Outcome>>,
-    /// Aborts the invocation when dropped.
-    _cancel: CancelOnDrop,
 }
 
 impl OutputStream {
+    pub(crate) fn new(pieces: mpsc::UnboundedReceiver<Result<Bytes, Outcome>>) -> Self {
+        Self { pieces }
+    }
+
     /// The next piece: an `Err` is the outcome of a function that failed after its answer had begun, and the last item.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Outcome>>> {
-        Pin::new(&mut self.pieces).get_mut().poll_recv(cx)
-    }
-}
-
-/// Ends the task that drives an invocation, and with it its lease.
-#[derive(Debug)]
-struct CancelOnDrop(tokio::task::AbortHandle);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
+        self.pieces.poll_recv(cx)
     }
 }

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The life of one invocation in the pool, from the queue to the receipt.
+
+use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
+
+use tokio::time::sleep_until;
+
+use crate::{
+    Outcome, Start, ThrottleLimit, native,
+    pool::{InspectError, NO_ROOM, Pool},
+    record::{Record, micros},
+    roster::{Claim, Grant, Idle, Place, Roster, Turn},
+    sandbox::{Sandbox, StartError},
+    wasm,
+    worker::Worker,
+};
+
+/// How often an invocation may meet a sandbox that died before it was told anything. More in a row is no bad luck.
+const BEGIN_TRIES_MAX: u32 = 3;
+
+/// A caller that is refused may come again after this many seconds: long enough for a queue of ordinary calls to clear.
+const RETRY_AFTER_S: u32 = 1;
+
+/// What an invocation runs in.
+enum Seat {
+    Native(Box<Idle>),
+    Wasm(Turn),
+}
+
+/// Runs one invocation and records it.
+pub(crate) async fn drive(pool: Arc<Pool>, shard: usize, roster: Arc<Roster>, mut record: Record) {
+    let mut tries = 0;
+    let outcome = loop {
+        tries += 1;
+        let seat = match acquire(&pool, shard, &roster, &mut record).await {
+            Ok(seat) => seat,
+            Err(outcome) => break record.answer(outcome),
+        };
+        record.begin_run(&roster.target);
+        let retry = tries < BEGIN_TRIES_MAX;
+        let finished = match seat {
+            Seat::Native(idle) => run_native(*idle, &roster, &mut record, retry).await,
+            Seat::Wasm(turn) => run_wasm(turn, &roster, &mut record, retry).await,
+        };
+        if let Some(outcome) = finished {
+            break outcome;
+        }
+    };
+    (pool.config.recorder)(record.into_receipt(&roster.target, outcome));
+}
+
+/// Waits for a turn and gets a sandbox for it.
+async fn acquire(
+    pool: &Pool,
+    shard: usize,
+    roster: &Arc<Roster>,
+    record: &mut Record,
+) -> Result<Seat, Outcome> {
+    let grant = queue(pool, shard, roster, record).await?;
+    record.phases.queue_us = micros(record.received);
+    let began = Instant::now();
+    let (seat, start) = match grant {
+        Grant::Idle(idle) => (Seat::Native(idle), Start::Warm),
+        Grant::Turn(turn) => (Seat::Wasm(turn), Start::Warm),
+        Grant::Place(place) => tokio::select! {
+            made = make(pool, shard, roster, place) => made.map_err(not_started)?,
+            () = record.output.closed() => return Err(Outcome::Cancelled),
+        },
+    };
+    record.phases.acquire_us = micros(began);
+    record.start = Some(start);
+    Ok(seat)
+}
+
+async fn queue(
+    pool: &Pool,
+    shard: usize,
+    roster: &Arc<Roster>,
+    record: &mut Record,
+) -> Result<Grant, Outcome> {
+    let throttled = |limit| Outcome::Throttled {
+        limit,
+        retry_after_s: RETRY_AFTER_S,
+    };
+    let turn = match roster.claim(shard, pool.config.queue_len_max) {
+        Claim::Granted(grant) => return Ok(grant),
+        Claim::QueueFull => return Err(throttled(ThrottleLimit::QueueLength)),
+        Claim::Wait(turn) => turn,
+    };
+    tokio::select! {
+        grant = turn => grant.map_err(|_dropped| Outcome::Overloaded { retry_after_s: RETRY_AFTER_S }),
+        () = sleep_until((record.received + pool.config.queue_wait_max).into()) => {
+            Err(throttled(ThrottleLimit::QueueWait))
+        }
+        () = record.output.closed() => Err(Outcome::Cancelled),
+    }
+}
+
+async fn make(
+    pool: &Pool,
+    shard: usize,
+    roster: &Arc<Roster>,
+    place: Place,
+) -> Result<(Seat, Start), StartError> {
+    let (sandbox, start) = pool.make(shard, &roster.target).await?;
+    Ok((seat(roster, sandbox, place, shard), start))
+}
+
+fn seat(roster: &Arc<Roster>, sandbox: Sandbox, place: Place, shard: usize) -> Seat {
+    match roster.target.kind() {
+        crate::Kind::Native => Seat::Native(Box::new(fresh(sandbox, place, shard))),
+        crate::Kind::Wasm => {
+            let worker = Worker::start(sandbox, place, shard, roster.target.scaling.inflight_max);
+            Seat::Wasm(roster.enter_worker(worker))
+        }
+    }
+}
+
+fn fresh(sandbox: Sandbox, place: Place, shard: usize) -> Idle {
+    let counters = sandbox.gauges.counters();
+    Idle {
+        sandbox,
+        _place: place,
+        shard,
+        since: Instant::now(),
+        counters,
+        baseline_bytes: None,
+    }
+}
+
+/// Enters a bound sandbox that no invocation asked for.
+pub(crate) fn enter_idle(roster: &Arc<Roster>, sandbox: Sandbox, place: Place, shard: usize) {
+    match seat(roster, sandbox, place, shard) {
+        Seat::Native(idle) => roster.give_back(*idle),
+        Seat::Wasm(turn) => drop(turn),
+    }
+}
+
+/// None where nothing began and another sandbox may be tried.
+async fn run_native(
+    idle: Idle,
+    roster: &Roster,
+    record: &mut Record,
+    retry: bool,
+) -> Option<Outcome> {
+    let target = &roster.target;
+    let mut run = native::run(&idle, target, record).await;
+    if retry && run.ended == native::Ended::NotBegun {
+        return None;
+    }
+    let ended = std::mem::replace(&mut run.ended, native::Ended::Lost);
+    let outcome = native::judge(ended, &idle, target, record).await;
+    let outcome = record.answer(outcome);
+    if let Some(idle) = native::settle(idle, run, &outcome, record).await {
+        roster.give_back(idle);
+    }
+    Some(outcome)
+}
+
+/// None where nothing began and another worker may be tried.
+async fn run_wasm(
+    mut turn: Turn,
+    roster: &Roster,
+    record: &mut Record,
+    retry: bool,
+) -> Option<Outcome> {
+    let target = &roster.target;
+    let worker = turn.begin()?;
+    let ended = wasm::run(&worker, target, record).await;
+    if retry && matches!(ended, wasm::Ended::NotBegun) {
+        return None;
+    }
+    let outcome = wasm::judge(ended, &worker, target, record).await;
+    let outcome = record.answer(outcome);
+    if wasm::is_clean(&outcome) {
+        turn.settle_clean();
+    }
+    Some(outcome)
+}
+
+fn not_started(error: StartError) -> Outcome {
+    if error.step == NO_ROOM {
+        return Outcome::Overloaded {
+            retry_after_s: RETRY_AFTER_S,
+        };
+    }
+    tracing::error!(
+        step = error.step,
+        errno = error.errno,
+        "cannot start a sandbox: {}",
+        error.message
+    );
+    Outcome::CannotStart {
+        step: error.step,
+        errno: error.errno,
+        message: error.message,
+    }
+}
+
+/// The isolation report of an idle sandbox, else of one that is made for it.
+pub(crate) async fn inspect(
+    pool: &Pool,
+    shard: usize,
+    roster: &Arc<Roster>,
+) -> Result<OwnedFd, InspectError> {
+    let grant = match roster.claim(shard, pool.config.queue_len_max) {
+        Claim::Granted(grant) => grant,
+        Claim::QueueFull => {
+            let limit = ThrottleLimit::QueueLength;
+            return Err(InspectError::NoSandbox(Outcome::Throttled {
+                limit,
+                retry_after_s: RETRY_AFTER_S,
+            }));
+        }
+        Claim::Wait(turn) => turn.await.map_err(|_dropped| {
+            InspectError::NoSandbox(Outcome::Overloaded {
+                retry_after_s: RETRY_AFTER_S,
+            })
+        })?,
+    };
+    let seat = match grant {
+        Grant::Idle(idle) => Seat::Native(idle),
+        Grant::Turn(turn) => Seat::Wasm(turn),
+        Grant::Place(place) => {
+            make(pool, shard, roster, place)
+                .await
+                .map_err(|error| InspectError::NoSandbox(not_started(error)))?
+                .0
+        }
+    };
+    match seat {
+        Seat::Native(idle) => {
+            let report = idle.sandbox.inspect().await?;
+            roster.give_back(*idle);
+            Ok(report)
+        }
+        Seat::Wasm(mut turn) => {
+            let worker = turn.begin().ok_or(InspectError::Unreadable)?;
+            let report = worker.sandbox.inspect().await?;
+            turn.settle_clean();
+            Ok(report)
+        }
+    }
+}

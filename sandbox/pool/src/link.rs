@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The gateway's side of the spawner's socket: requests with their answers, and the deaths that come unasked.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hearth_protocol::{
+    TreeId,
+    frame::PACKET_BYTES_MAX,
+    init::ScratchUse,
+    spawner::{
+        Cause, Event, Handover, Host, Request, RequestId, SandboxId, SandboxLimits, SkeletonSpec,
+        UploadId,
+    },
+};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::channel::{Channel, ChannelError};
+
+/// How long the spawner may take to answer one request: two orders of magnitude above its slowest step. A spawner that
+/// is slower is stuck, and what waits for it must not be.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Why the spawner did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// There is no spawner at the moment; the monitor is starting one.
+    #[error("the spawner is gone")]
+    Down,
+    /// It did not answer in time.
+    #[error("the spawner did not answer within {} s", ANSWER_WAIT_MAX.as_secs())]
+    Silent,
+    /// It answered something else than was asked.
+    #[error("the spawner's answer does not fit the request")]
+    Confused,
+    /// It refused, or a step failed.
+    #[error("{message}")]
+    Failed {
+        /// Which wall or step.
+        step: String,
+        /// errno(3), 0 where none applies.
+        errno: i32,
+        /// One sentence.
+        message: String,
+    },
+}
+
+/// A connection to one spawner. Sandboxes hold it; it ends with the last of them after the spawner is gone.
+#[derive(Debug)]
+pub(crate) struct Link {
+    channel: Channel,
+    pub(crate) host: Host,
+    next: AtomicU64,
+    down: AtomicBool,
+    pending: Mutex<HashMap<RequestId, oneshot::Sender<Answer>>>,
+    lives: Mutex<HashMap<SandboxId, Life>>,
+    destroy: mpsc::UnboundedSender<SandboxId>,
+    one_less: Notify,
+}
+
+/// What the link knows of one living sandbox.
+#[derive(Debug)]
+struct Life {
+    death: Arc<Death>,
+    /// Given back when nothing of the sandbox is left on the host.
+    _room: OwnedSemaphorePermit,
+}
+
+/// Tells the holder of a sandbox that it is gone.
+#[derive(Debug, Default)]
+pub(crate) struct Death {
+    seen: AtomicBool,
+    oom_kills: AtomicU64,
+    notify: Notify,
+}
+
+impl Death {
+    /// Whether the sandbox is known to be gone.
+    pub(crate) fn is_seen(&self) -> bool {
+        self.seen.load(Ordering::Acquire)
+    }
+
+    /// Waits until the sandbox is gone and gives its count of OOM kills.
+    pub(crate) async fn seen(&self) -> u64 {
+        loop {
+            let notified = self.notify.notified();
+            if self.is_seen() {
+                return self.oom_kills.load(Ordering::Acquire);
+            }
+            notified.await;
+        }
+    }
+
+    fn announce(&self, oom_kills: u64) {
+        self.oom_kills.store(oom_kills, Ordering::Release);
+        self.seen.store(true, Ordering::Release);
+        self.notify.notify_waiters();
+    }
+}
+
+#[derive(Debug)]
+struct Answer {
+    event: Event,
+    fds: Vec<OwnedFd>,
+}
+
+/// A new skeleton's facts.
+pub(crate) struct Created {
+    pub(crate) sandbox: SandboxId,
+    pub(crate) death: Arc<Death>,
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+impl Link {
+    /// Reads the spawner's `Hello` and starts the task that reads everything else.
+    ///
+    /// `on_death` is called for each sandbox that is gone, `on_down` once when the spawner is.
+    pub(crate) async fn open(
+        socket: OwnedFd,
+        on_death: impl Fn(Cause) + Send + 'static,
+        on_down: impl FnOnce() + Send + 'static,
+    ) -> Result<Arc<Self>, LinkError> {
+        let channel = Channel::new(socket).map_err(|_| LinkError::Down)?;
+        let mut buffer = vec![0; PACKET_BYTES_MAX];
+        let hello = tokio::time::timeout(ANSWER_WAIT_MAX, channel.recv::<Event>(&mut buffer));
+        let Event::Hello { host } = hello
+            .await
+            .map_err(|_| LinkError::Silent)?
+            .map_err(|_| LinkError::Down)?
+            .message
+        else {
+            return Err(LinkError::Confused);
+        };
+        let (destroy, doomed) = mpsc::unbounded_channel();
+        let link = Arc::new(Self {
+            channel,
+            host,
+            next: AtomicU64::new(1),
+            down: AtomicBool::new(false),
+            pending: Mutex::default(),
+            lives: Mutex::default(),
+            destroy,
+            one_less: Notify::new(),
+        });
+        tokio::spawn(Arc::clone(&link).drive(buffer, doomed, on_death, on_down));
+        Ok(link)
+    }
+
+    /// Whether the spawner is gone.
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Acquire)
+    }
+
+    /// Has a skeleton made. `room` is held until nothing of it is left.
+    pub(crate) async fn create(
+        &self,
+        spec: SkeletonSpec,
+        room: OwnedSemaphorePermit,
+    ) -> Result<Created, LinkError> {
+        let answer = self
+            .ask(|request| Request::Create { request, spec }, None)
+            .await?;
+        let Event::Created { sandbox, .. } = answer.event else {
+            return Err(LinkError::Confused);
+        };
+        let death = Arc::new(Death::default());
+        let life = Life {
+            death: Arc::clone(&death),
+            _room: room,
+        };
+        self.lives
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(sandbox, life);
+        if self.is_down() {
+            // The driver may have announced the deaths just before this one was entered.
+            death.announce(0);
+        }
+        Ok(Created {
+            sandbox,
+            death,
+            fds: answer.fds,
+        })
+    }
+
+    /// Gives a skeleton to a function's tree; the fds are those of [`Handover::OpenFile`].
+    pub(crate) async fn bind(
+        &self,
+        sandbox: SandboxId,
+        tree: TreeId,
+        handover: Handover,
+        limits: SandboxLimits,
+    ) -> Result<Vec<OwnedFd>, LinkError> {
+        let answer = self
+            .ask(
+                |request| Request::Bind {
+                    request,
+                    sandbox,
+                    tree,
+                    handover,
+                    limits,
+                },
+                None,
+            )
+            .await?;
+        let Event::Bound { .. } = answer.event else {
+            return Err(LinkError::Confused);
+        };
+        Ok(answer.fds)
+    }
+
+    /// Replaces the scratch mount by an empty one.
+    pub(crate) async fn renew(&self, sandbox: SandboxId) -> Result<ScratchUse, LinkError> {
+        let answer = self
+            .ask(|request| Request::Renew { request, sandbox }, None)
+            .await?;
+        let Event::Renewed { discarded, .. } = answer.event else {
+            return Err(LinkError::Confused);
+        };
+        Ok(discarded)
+    }
+
+    /// The isolation report as JSON in a memfd.
+    pub(crate) async fn inspect(&self, sandbox: SandboxId) -> Result<OwnedFd, LinkError> {
+        let answer = self
+            .ask(|request| Request::Inspect { request, sandbox }, None)
+            .await?;
+        let Event::Inspected { .. } = answer.event else {
+            return Err(LinkError::Confused);
+        };
+        answer.fds.into_iter().next().ok_or(LinkError::Confused)
+    }
+
+    /// Has a sandbox killed and removed. Never waits, never fails: it is called from `Drop`.
+    pub(crate) fn destroy(&self, sandbox: SandboxId) {
+        // The receiver ends with the spawner, and the sandbox with it.
+        self.destroy.send(sandbox).ok();
+    }
+
+    /// Begins to store a tree.
+    pub(crate) async fn tree_begin(&self) -> Result<UploadId, LinkError> {
+        let answer = self
+            .ask(|request| Request::TreeBegin { request }, None)
+            .await?;
+        let Event::TreeBegun { upload, .. } = answer.event else {
+            return Err(LinkError::Confused);
+        };
+        Ok(upload)
+    }
+
+    /// Sends one piece of a file; a failure shows at the commit.
+    pub(crate) async fn tree_chunk(
+        &self,
+        chunk: Request,
+        content: BorrowedFd<'_>,
+    ) -> Result<(), LinkError> {
+        self.channel
+            .send(&chunk, &[], &[content])
+            .await
+            .map_err(|_| LinkError::Down)
+    }
+
+    /// Makes the tree permanent.
+    pub(crate) async fn tree_commit(&self, upload: UploadId) -> Result<TreeId, LinkError> {
+        let answer = self
+            .ask(|request| Request::TreeCommit { request, upload }, None)
+            .await?;
+        let Event::TreeStored { tree, .. } = answer.event else {
+            return Err(LinkError::Confused);
+        };
+        Ok(tree)
+    }
+
+    /// Forgets an upload.
+    pub(crate) async fn tree_abort(&self, upload: UploadId) {
+        // A spawner that is gone has forgotten it already.
+        drop(
+            self.channel
+                .send(&Request::TreeAbort { upload }, &[], &[])
+                .await,
+        );
+    }
+
+    /// Removes a stored tree.
+    pub(crate) async fn tree_remove(&self, tree: TreeId) -> Result<(), LinkError> {
+        let answer = self
+            .ask(|request| Request::TreeRemove { request, tree }, None)
+            .await?;
+        let Event::TreeRemoved { .. } = answer.event else {
+            return Err(LinkError::Confused);
+        };
+        Ok(())
+    }
+
+    /// Waits until the spawner has no sandbox left, or is gone.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            let changed = self.one_less.notified();
+            if self.is_down()
+                || self
+                    .lives
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .is_empty()
+            {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    async fn ask(
+        &self,
+        request: impl FnOnce(RequestId) -> Request,
+        fd: Option<&OwnedFd>,
+    ) -> Result<Answer, LinkError> {
+        let id = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
+        let (sender, receiver) = oneshot::channel();
+        self.pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, sender);
+        let fds: Vec<BorrowedFd<'_>> = fd.into_iter().map(AsFd::as_fd).collect();
+        let sent = self.channel.send(&request(id), &[], &fds).await;
+        if sent.is_err() || self.is_down() {
+            self.pending
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&id);
+            return Err(LinkError::Down);
+        }
+        match tokio::time::timeout(ANSWER_WAIT_MAX, receiver).await {
+            Ok(Ok(Answer {
+                event:
+                    Event::Failed {
+                        step,
+                        errno,
+                        message,
+                        ..
+                    },
+                ..
+            })) => Err(LinkError::Failed {
+                step,
+                errno,
+                message,
+            }),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_dropped)) => Err(LinkError::Down),
+            Err(_elapsed) => {
+                self.pending
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&id);
+                Err(LinkError::Silent)
+            }
+        }
+    }
+
+    /// Reads events and sends what `destroy` was asked, until the spawner is gone.
+    async fn drive(
+        self: Arc<Self>,
+        mut buffer: Vec<u8>,
+        mut doomed: mpsc::UnboundedReceiver<SandboxId>,
+        on_death: impl Fn(Cause) + Send,
+        on_down: impl FnOnce() + Send,
+    ) {
+        loop {
+            let step = tokio::select! {
+                received = self.channel.recv::<Event>(&mut buffer) => {
+                    received.map(|received| self.take(received.message, received.fds, &on_death))
+                }
+                Some(sandbox) = doomed.recv() => {
+                    self.channel.send(&Request::Destroy { sandbox }, &[], &[]).await
+                }
+            };
+            match step {
+                Ok(()) => {}
+                Err(ChannelError::Closed) => break,
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the spawner's socket is unusable"
+                    );
+                    break;
+                }
+            }
+        }
+        self.down.store(true, Ordering::Release);
+        self.pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        for (_, life) in self
+            .lives
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain()
+        {
+            life.death.announce(0);
+        }
+        self.one_less.notify_waiters();
+        on_down();
+    }
+
+    fn take(&self, event: Event, fds: Vec<OwnedFd>, on_death: &impl Fn(Cause)) {
+        let request = match &event {
+            Event::Gone {
+                sandbox,
+                cause,
+                oom_kills,
+            } => {
+                let life = self
+                    .lives
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(sandbox);
+                if let Some(life) = life {
+                    life.death.announce(*oom_kills);
+                }
+                self.one_less.notify_waiters();
+                return on_death(*cause);
+            }
+            Event::Hello { .. } => return,
+            Event::Created { request, .. }
+            | Event::Bound { request }
+            | Event::Renewed { request, .. }
+            | Event::Inspected { request }
+            | Event::TreeBegun { request, .. }
+            | Event::TreeStored { request, .. }
+            | Event::TreeRemoved { request }
+            | Event::Failed { request, .. } => *request,
+        };
+        let waiting = self
+            .pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&request);
+        match (waiting, event) {
+            (Some(sender), event) => {
+                if let Err(Answer {
+                    event: Event::Created { sandbox, .. },
+                    ..
+                }) = sender.send(Answer { event, fds })
+                {
+                    // Whoever asked for it has gone: nobody else would ever use or destroy it.
+                    self.destroy(sandbox);
+                }
+            }
+            (None, Event::Created { sandbox, .. }) => self.destroy(sandbox),
+            (None, _) => {}
+        }
+    }
+}

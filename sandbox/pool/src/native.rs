@@ -1,0 +1,455 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One invocation as a fresh process in a warm sandbox, and the cleaning after it.
+
+use std::{
+    cell::RefCell,
+    io::ErrorKind,
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, Bytes};
+use hearth_protocol::init::{Event, ExitStatus, Request, ScratchUse};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::signal::Signal,
+    unistd::pipe2,
+};
+use tokio::{
+    io::AsyncWriteExt,
+    net::unix::pipe,
+    time::{sleep_until, timeout},
+};
+
+use crate::{
+    FailureCause, KillCause, LimitHit, Outcome, Residue, Target, Usage, UsageSource,
+    channel::ChannelError,
+    output::Pushed,
+    record::{Record, micros},
+    roster::Idle,
+};
+
+/// After the main process's exit its descendants are killed at once, so the pipes end by themselves; a descendant that
+/// the kernel is slow to kill must not hold the answer up for longer than this.
+const DRAIN_WAIT_MAX: Duration = Duration::from_millis(50);
+
+/// How long init may take to kill and reap what is left. More means tasks that the kernel cannot end; the sandbox is
+/// then destroyed.
+const CLEAN_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How long to wait for the spawner's word on why a sandbox died.
+const DEATH_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Charged bytes within this of the baseline count as none (design.md section 2): the kernel charges in batches of 64
+/// pages per core.
+const RESIDUE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Init's events are short: a step's name and a number. In bytes.
+const EVENT_BYTES_MAX: usize = 1024;
+
+/// One read from a pipe: its default capacity (pipe(7)). In bytes.
+const READ_BYTES: usize = 64 * 1024;
+
+/// How a run ended, before it is judged.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Exited(ExitStatus),
+    CannotExecute {
+        step: String,
+        errno: i32,
+    },
+    TimedOut,
+    TooLarge,
+    BadHead(String),
+    Cancelled,
+    /// Init is gone.
+    Lost,
+    /// Init was gone before it was told anything: another sandbox may take the invocation.
+    NotBegun,
+}
+
+/// What a run leaves behind.
+pub(crate) struct Run {
+    pub(crate) ended: Ended,
+    clean: Option<(u32, ScratchUse)>,
+}
+
+/// Runs the invocation to its end in `idle`, feeding output and log into `record`.
+pub(crate) async fn run(idle: &Idle, target: &Target, record: &mut Record) -> Run {
+    let Ok(pipes) = Pipes::new() else {
+        return Run {
+            ended: Ended::NotBegun,
+            clean: None,
+        };
+    };
+    let Pipes {
+        stdin,
+        stdout,
+        stderr,
+        theirs,
+    } = pipes;
+    let rest = write_now(&stdin, &mut record.body.clone());
+    let request = Request::Run {
+        seq: SEQ,
+        env: std::mem::take(&mut record.env),
+    };
+    let fds = [theirs[0].as_fd(), theirs[1].as_fd(), theirs[2].as_fd()];
+    match idle.sandbox.channel.send(&request, &[], &fds).await {
+        Ok(()) => drop(theirs),
+        Err(ChannelError::Frame(_)) => {
+            let ended = Ended::CannotExecute {
+                step: "environment".to_owned(),
+                errno: nix::libc::E2BIG,
+            };
+            return Run {
+                ended,
+                clean: Some((0, ScratchUse::default())),
+            };
+        }
+        Err(error) => {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "an idle sandbox was gone"
+            );
+            if let Request::Run { env, .. } = request {
+                record.env = env;
+            }
+            return Run {
+                ended: Ended::NotBegun,
+                clean: None,
+            };
+        }
+    }
+    let feed = rest.and_then(|body| Some((pipe::Sender::from_owned_fd(stdin).ok()?, body)));
+    let readers = (
+        pipe::Receiver::from_owned_fd(stdout),
+        pipe::Receiver::from_owned_fd(stderr),
+    );
+    let (Ok(stdout), Ok(stderr)) = readers else {
+        return Run {
+            ended: Ended::Lost,
+            clean: None,
+        };
+    };
+    let mut watch = Watch {
+        idle,
+        stdout: Some(stdout),
+        stderr: Some(stderr),
+        feed,
+        exited: None,
+        clean: None,
+    };
+    let ended = watch.until_end(target, record).await;
+    Run {
+        ended,
+        clean: watch.clean,
+    }
+}
+
+/// One invocation at a time needs but one number.
+const SEQ: u32 = 1;
+
+/// Everything that is waited for while a function runs.
+struct Watch<'i> {
+    idle: &'i Idle,
+    stdout: Option<pipe::Receiver>,
+    stderr: Option<pipe::Receiver>,
+    feed: Option<(pipe::Sender, Bytes)>,
+    exited: Option<(ExitStatus, Instant)>,
+    clean: Option<(u32, ScratchUse)>,
+}
+
+impl Watch<'_> {
+    async fn until_end(&mut self, target: &Target, record: &mut Record) -> Ended {
+        let deadline = record.run_began + target.limits.timeout;
+        let mut events = [0; EVENT_BYTES_MAX];
+        loop {
+            let limit = match self.exited {
+                Some((status, _)) if self.stdout.is_none() && self.stderr.is_none() => {
+                    return Ended::Exited(status);
+                }
+                Some((_, at)) => at + DRAIN_WAIT_MAX,
+                None => deadline,
+            };
+            // In this order: a function that floods its pipes must not starve its own deadline.
+            tokio::select! {
+                biased;
+                event = self.idle.sandbox.channel.recv::<Event>(&mut events) => {
+                    let event = event.map(|received| received.message);
+                    if let Some(ended) = self.take(event) { return ended }
+                }
+                () = sleep_until(limit.into()) => {
+                    return self.exited.map_or(Ended::TimedOut, |(status, _)| Ended::Exited(status));
+                }
+                () = record.output.closed() => return Ended::Cancelled,
+                _ = readable(self.stdout.as_ref()) => {
+                    let mut pushed = Pushed::Fine;
+                    if !read_now(&mut self.stdout, |bytes| pushed = record.push_output(bytes)) { continue }
+                    match pushed {
+                        Pushed::Fine => {}
+                        Pushed::TooLarge => return Ended::TooLarge,
+                        Pushed::BadHead(problem) => return Ended::BadHead(problem),
+                    }
+                }
+                _ = readable(self.stderr.as_ref()) => {
+                    read_now(&mut self.stderr, |bytes| record.log.push(bytes));
+                }
+                () = write_more(&mut self.feed) => {}
+            }
+        }
+    }
+
+    fn take(&mut self, event: Result<Event, ChannelError>) -> Option<Ended> {
+        match event {
+            Ok(Event::Exited { status, .. }) => {
+                self.exited = Some((status, Instant::now()));
+                // Nobody reads it any more.
+                self.feed = None;
+                None
+            }
+            Ok(Event::Clean {
+                killed, scratch, ..
+            }) => {
+                self.clean = Some((killed, scratch));
+                None
+            }
+            Ok(Event::Failed { step, errno, .. }) => {
+                self.clean = Some((0, ScratchUse::default()));
+                Some(Ended::CannotExecute { step, errno })
+            }
+            Ok(Event::Bound) | Err(_) => Some(Ended::Lost),
+        }
+    }
+}
+
+/// What became of the invocation.
+pub(crate) async fn judge(ended: Ended, idle: &Idle, target: &Target, record: &Record) -> Outcome {
+    let stderr_tail = || record.log.tail();
+    let oom = || KillCause::Oom {
+        peak_bytes: idle.sandbox.gauges.memory_peak_bytes(),
+        limit_bytes: target.limits.memory_bytes,
+    };
+    let killed = |cause| Outcome::FunctionKilled {
+        cause,
+        stderr_tail: stderr_tail(),
+    };
+    let failed = |cause| Outcome::FunctionFailed {
+        cause,
+        stderr_tail: stderr_tail(),
+    };
+    match ended {
+        Ended::TimedOut => Outcome::timed_out(target.limits.timeout, record.output.seen_bytes()),
+        Ended::TooLarge => Outcome::ResponseTooLarge {
+            limit_bytes: target.limits.response_bytes,
+            seen_bytes: record.output.seen_bytes(),
+        },
+        Ended::Cancelled => Outcome::Cancelled,
+        Ended::BadHead(problem) => failed(FailureCause::BadOutput { problem }),
+        Ended::CannotExecute { step, errno } => failed(FailureCause::CannotExecute { step, errno }),
+        Ended::Lost | Ended::NotBegun => {
+            // The whole sandbox is killed on its first OOM kill, so memory is the likeliest reason.
+            match timeout(DEATH_WAIT_MAX, idle.sandbox.death.seen()).await {
+                Ok(oom_kills) if idle.counters.oom_kills < oom_kills => killed(oom()),
+                _ => Outcome::SandboxLost,
+            }
+        }
+        Ended::Exited(_) if idle.counters.oom_kills < idle.sandbox.gauges.oom_kills() => {
+            killed(oom())
+        }
+        Ended::Exited(ExitStatus::Exited(0)) => Outcome::Ok,
+        Ended::Exited(ExitStatus::Exited(code)) => failed(FailureCause::ExitCode {
+            code: u32::from(code),
+        }),
+        Ended::Exited(ExitStatus::Signaled(signal))
+            if i32::from(signal) == Signal::SIGSYS as i32 =>
+        {
+            killed(KillCause::Seccomp {
+                profile: "default".to_owned(),
+            })
+        }
+        Ended::Exited(ExitStatus::Signaled(signal)) => killed(KillCause::Signal { signal }),
+    }
+}
+
+/// After the answer: waits until the sandbox is clean, notes what it used, and gives it back. A sandbox whose
+/// invocation did not end by itself, or that does not come clean, is dropped here, and thereby destroyed.
+pub(crate) async fn settle(
+    idle: Idle,
+    run: Run,
+    outcome: &Outcome,
+    record: &mut Record,
+) -> Option<Idle> {
+    let began = Instant::now();
+    note_usage(&idle, record);
+    let reusable = match outcome {
+        Outcome::Ok => true,
+        Outcome::FunctionFailed { cause, .. } => {
+            !matches!(cause, FailureCause::BadOutput { .. }) || run.clean.is_some()
+        }
+        _ => false,
+    };
+    if !reusable {
+        return None;
+    }
+    let (killed, scratch) = match run.clean {
+        Some(clean) => clean,
+        None => wait_for_clean(&idle).await?,
+    };
+    if !scratch.is_empty() {
+        idle.sandbox.renew().await.ok()?;
+    }
+    let idle = note_residue(idle, killed, scratch, record);
+    idle.sandbox.gauges.reset_memory_peak();
+    record.phases.reset_us = micros(began);
+    idle_if_clean(idle, record)
+}
+
+fn idle_if_clean(mut idle: Idle, record: &Record) -> Option<Idle> {
+    idle.since = Instant::now();
+    record
+        .residue
+        .is_some_and(|residue| residue.none)
+        .then_some(idle)
+}
+
+async fn wait_for_clean(idle: &Idle) -> Option<(u32, ScratchUse)> {
+    let mut buffer = [0; EVENT_BYTES_MAX];
+    let event = timeout(
+        CLEAN_WAIT_MAX,
+        idle.sandbox.channel.recv::<Event>(&mut buffer),
+    )
+    .await
+    .ok()?
+    .ok()?;
+    match event.message {
+        Event::Clean {
+            killed, scratch, ..
+        } => Some((killed, scratch)),
+        Event::Bound | Event::Exited { .. } | Event::Failed { .. } => None,
+    }
+}
+
+fn note_usage(idle: &Idle, record: &mut Record) {
+    let gauges = &idle.sandbox.gauges;
+    let now = gauges.counters();
+    // A cgroup that is gone reads as 0: then nothing is known.
+    if idle.counters.cpu_us <= now.cpu_us && 0 < now.cpu_us {
+        let source = if gauges.peak_resets() {
+            UsageSource::Cgroup
+        } else {
+            UsageSource::CgroupLifetimePeak
+        };
+        let cpu_us = now.cpu_us - idle.counters.cpu_us;
+        record.usage = Some(Usage {
+            cpu_us,
+            memory_peak_bytes: gauges.memory_peak_bytes(),
+            source,
+        });
+    }
+    if idle.counters.throttled < now.throttled {
+        record.hit(LimitHit::Cpu);
+    }
+    if idle.counters.forks_refused < now.forks_refused {
+        record.hit(LimitHit::Pids);
+    }
+}
+
+fn note_residue(mut idle: Idle, killed: u32, scratch: ScratchUse, record: &mut Record) -> Idle {
+    let gauges = &idle.sandbox.gauges;
+    idle.counters = gauges.counters();
+    let charged = gauges.memory_bytes();
+    // The first invocation pays for the page cache of the program's files; what comes after it must come back to it.
+    let baseline = *idle.baseline_bytes.get_or_insert(charged);
+    let memory_left_bytes = charged.saturating_sub(baseline);
+    let processes_left = gauges.pids();
+    record.residue = Some(Residue {
+        processes_killed: killed,
+        scratch_blocks: scratch.blocks,
+        scratch_inodes: scratch.inodes,
+        processes_left,
+        memory_left_bytes,
+        none: processes_left == 1 && memory_left_bytes <= RESIDUE_BYTES_MAX,
+    });
+    idle
+}
+
+/// The pipes of one invocation: our ends do not block, the function's do.
+struct Pipes {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    theirs: [OwnedFd; 3],
+}
+
+impl Pipes {
+    fn new() -> nix::Result<Self> {
+        let (their_stdin, stdin) = pipe2(OFlag::O_CLOEXEC)?;
+        let (stdout, their_stdout) = pipe2(OFlag::O_CLOEXEC)?;
+        let (stderr, their_stderr) = pipe2(OFlag::O_CLOEXEC)?;
+        for ours in [&stdin, &stdout, &stderr] {
+            fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        Ok(Self {
+            stdin,
+            stdout,
+            stderr,
+            theirs: [their_stdin, their_stdout, their_stderr],
+        })
+    }
+}
+
+/// Writes what the pipe takes at once. What is left, if anything.
+fn write_now(stdin: &OwnedFd, body: &mut Bytes) -> Option<Bytes> {
+    while !body.is_empty() {
+        match nix::unistd::write(stdin, body) {
+            Ok(written) => body.advance(written),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => break,
+        }
+    }
+    (!body.is_empty()).then(|| body.clone())
+}
+
+/// Goes on writing; ends for ever once everything is written or nobody reads.
+async fn write_more(feed: &mut Option<(pipe::Sender, Bytes)>) {
+    let Some((sender, body)) = feed else {
+        return std::future::pending().await;
+    };
+    let more = match sender.write(body).await {
+        Ok(written) => {
+            body.advance(written);
+            !body.is_empty()
+        }
+        Err(_) => false,
+    };
+    if !more {
+        *feed = None;
+    }
+}
+
+async fn readable(pipe: Option<&pipe::Receiver>) {
+    match pipe {
+        // An error shows in the read that follows.
+        Some(pipe) => drop(pipe.readable().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads once without waiting; at the end of the pipe, forgets it. True where something was read.
+fn read_now(pipe: &mut Option<pipe::Receiver>, take: impl FnOnce(&[u8])) -> bool {
+    thread_local! {
+        /// One per shard: nothing waits while it is borrowed.
+        static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        match pipe.as_ref().map(|pipe| pipe.try_read(buffer)) {
+            Some(Ok(length)) if 0 < length => {
+                take(&buffer[..length]);
+                return true;
+            }
+            Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => {}
+            _ => *pipe = None,
+        }
+        false
+    })
+}

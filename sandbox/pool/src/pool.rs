@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The pool itself: what a gateway shard calls.
+
+use std::{
+    collections::HashMap,
+    io::Read,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use hearth_protocol::spawner::{Host, Worker as WorkerKind};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    time::timeout,
+};
+
+use crate::{
+    Call, Kind, Outcome, PoolConfig, Reply, Start, Target,
+    invoke::drive,
+    link::{Link, LinkError},
+    record::Record,
+    roster::{Place, Roster},
+    sandbox::{Sandbox, StartError, skeleton_spec},
+    stock::Stock,
+};
+
+/// How often idle sandboxes are looked over.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the maker of skeletons rests after a failure, so that a host that cannot make any is not hammered.
+const MAKING_BACKOFF: Duration = Duration::from_millis(500);
+
+/// How large an isolation report may be. In bytes.
+const REPORT_BYTES_MAX: u64 = 1024 * 1024;
+
+/// All sandboxes of this gateway.
+#[derive(Debug)]
+pub struct Pool {
+    pub(crate) config: PoolConfig,
+    link: watch::Sender<Option<Arc<Link>>>,
+    room: Arc<Semaphore>,
+    stock: Stock,
+    rosters: Mutex<HashMap<usize, Arc<Roster>>>,
+    lacking: Notify,
+}
+
+/// What a sandbox is doing, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PoolState {
+    /// Being made ahead of need.
+    Starting,
+    /// Ready to be bound.
+    Skeleton,
+    /// Bound and clean.
+    Idle,
+    /// Being bound, running, or being cleaned.
+    Leased,
+}
+
+impl PoolState {
+    /// Every state, for registering metric children.
+    pub const ALL: [Self; 4] = [Self::Starting, Self::Skeleton, Self::Idle, Self::Leased];
+
+    /// The stable name, as a metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Skeleton => "skeleton",
+            Self::Idle => "idle",
+            Self::Leased => "leased",
+        }
+    }
+}
+
+/// Why a target's sandbox could not be inspected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InspectError {
+    /// There was none and none could be had.
+    #[error("no sandbox to inspect: {}", .0.kind().as_str())]
+    NoSandbox(Outcome),
+    /// The spawner could not read it.
+    #[error(transparent)]
+    Spawner(#[from] LinkError),
+    /// The report could not be taken over.
+    #[error("the report is not readable")]
+    Unreadable,
+}
+
+impl Pool {
+    /// A pool without a spawner yet. Must be called inside a runtime that lives as long as the pool: its housekeeping
+    /// runs there.
+    #[must_use]
+    pub fn new(config: PoolConfig) -> Arc<Self> {
+        let pool = Arc::new(Self {
+            room: Arc::new(Semaphore::new(config.sandboxes_max as usize)),
+            config,
+            link: watch::Sender::new(None),
+            stock: Stock::default(),
+            rosters: Mutex::default(),
+            lacking: Notify::new(),
+        });
+        tokio::spawn(keep_stocked(Arc::clone(&pool)));
+        tokio::spawn(keep_pruned(Arc::clone(&pool)));
+        pool
+    }
+
+    /// Takes a new spawner's socket. Sandboxes of an earlier one are gone.
+    ///
+    /// # Errors
+    /// [`LinkError`] where the spawner does not say `Hello`.
+    pub async fn attach(self: &Arc<Self>, socket: OwnedFd) -> Result<Host, LinkError> {
+        let (dead, down) = (Arc::downgrade(self), Arc::downgrade(self));
+        let on_death = move |_cause| {
+            if let Some(pool) = dead.upgrade() {
+                pool.prune();
+                pool.lacking.notify_one();
+            }
+        };
+        let on_down = move || {
+            if let Some(pool) = down.upgrade() {
+                tracing::error!("the spawner is gone, and every sandbox with it");
+                pool.stock.clear();
+                pool.prune();
+            }
+        };
+        let link = Link::open(socket, on_death, on_down).await?;
+        let host = link.host.clone();
+        self.link.send_replace(Some(link));
+        self.lacking.notify_one();
+        Ok(host)
+    }
+
+    /// Makes a target known: skeletons of its kind are kept, and its minimum of warm sandboxes.
+    pub fn adopt(&self, target: &Arc<Target>) {
+        let mut new = false;
+        for shard in &self.config.shards {
+            new |= self.stock.want(&skeleton_spec(target, shard.core));
+        }
+        self.roster(target);
+        if new || 0 < target.scaling.warm_min {
+            self.lacking.notify_one();
+        }
+    }
+
+    /// Runs one invocation. Dropping the future, or the stream of a streaming reply, cancels it and destroys its
+    /// sandbox. The recorder gets the receipt when the sandbox is clean again or destroyed.
+    pub async fn invoke(self: &Arc<Self>, shard: usize, target: &Arc<Target>, call: Call) -> Reply {
+        let (sender, reply) = oneshot::channel();
+        let record = Record::new(call, target, sender);
+        let facts = record.facts();
+        // In a task of its own: what follows the answer must not depend on the caller's patience.
+        tokio::spawn(drive(Arc::clone(self), shard, self.roster(target), record));
+        let lost = Reply::Whole {
+            outcome: Outcome::SandboxLost,
+            facts,
+            output: bytes::Bytes::new(),
+        };
+        reply.await.unwrap_or(lost)
+    }
+
+    /// The isolation report (JSON) of a sandbox of this target: an idle one, else one that is made for it.
+    ///
+    /// # Errors
+    /// [`InspectError`] where there is none to be had, or it cannot be read.
+    pub async fn inspect(
+        self: &Arc<Self>,
+        shard: usize,
+        target: &Arc<Target>,
+    ) -> Result<Vec<u8>, InspectError> {
+        let report = crate::invoke::inspect(self, shard, &self.roster(target)).await?;
+        let mut json = Vec::new();
+        let read = std::fs::File::from(report)
+            .take(REPORT_BYTES_MAX)
+            .read_to_end(&mut json);
+        read.map(|_| json).map_err(|_| InspectError::Unreadable)
+    }
+
+    /// Ends a target: idle sandboxes are destroyed now, running ones when they are done.
+    pub fn retire(&self, target: &Arc<Target>) {
+        let roster = self.rosters().remove(&key(target));
+        if let Some(roster) = roster {
+            roster.retire();
+        }
+    }
+
+    /// Whether there is a spawner.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.link
+            .borrow()
+            .as_ref()
+            .is_some_and(|link| !link.is_down())
+    }
+
+    /// How many sandboxes are in which state.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(Kind, PoolState, u64)> {
+        let mut counts: HashMap<(Kind, PoolState), u64> = HashMap::new();
+        let mut add = |kind, state, number| *counts.entry((kind, state)).or_default() += number;
+        for (spec, ready, making) in self.stock.counts() {
+            let kind = if spec.worker == WorkerKind::Resident {
+                Kind::Wasm
+            } else {
+                Kind::Native
+            };
+            add(kind, PoolState::Skeleton, ready as u64);
+            add(kind, PoolState::Starting, u64::from(making));
+        }
+        for roster in self.rosters().values() {
+            let (idle, leased) = roster.counts();
+            add(roster.target.kind(), PoolState::Idle, u64::from(idle));
+            add(roster.target.kind(), PoolState::Leased, u64::from(leased));
+        }
+        counts
+            .into_iter()
+            .map(|((kind, state), number)| (kind, state, number))
+            .collect()
+    }
+
+    /// Destroys every sandbox that is not running an invocation, and waits until no sandbox is left on the host.
+    pub async fn drain(&self) {
+        self.stock.clear();
+        for roster in self.rosters().values() {
+            roster.retire();
+        }
+        let link = self.link.send_replace(None);
+        if let Some(link) = link {
+            link.emptied().await;
+        }
+    }
+
+    /// The spawner, waiting for the next one if there is none.
+    pub(crate) async fn link(&self) -> Result<Arc<Link>, LinkError> {
+        let mut watch = self.link.subscribe();
+        let up = watch.wait_for(|link| link.as_ref().is_some_and(|link| !link.is_down()));
+        match timeout(self.config.queue_wait_max, up).await {
+            Ok(Ok(link)) => link.as_ref().map(Arc::clone).ok_or(LinkError::Down),
+            Ok(Err(_)) | Err(_) => Err(LinkError::Down),
+        }
+    }
+
+    /// A sandbox of this target on this shard: a ready skeleton bound, else one made and bound.
+    pub(crate) async fn make(
+        &self,
+        shard: usize,
+        target: &Target,
+    ) -> Result<(Sandbox, Start), StartError> {
+        let core = self.config.shards.get(shard).and_then(|shard| shard.core);
+        let spec = skeleton_spec(target, core);
+        while let Some(skeleton) = self.stock.take(&spec) {
+            self.lacking.notify_one();
+            match skeleton.bind(target, core).await {
+                Ok(()) => return Ok((skeleton, Start::Bound)),
+                // A skeleton that died in stock is nobody's failure; a living one that does not bind is.
+                Err(_) if skeleton.death.is_seen() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let room = self.room().await?;
+        let sandbox = Sandbox::create(&self.link().await?, &spec, room).await?;
+        sandbox.bind(target, core).await?;
+        Ok((sandbox, Start::Created))
+    }
+
+    /// The right to one more sandbox on this host, if need be in place of the one that has been idle for longest.
+    async fn room(&self) -> Result<OwnedSemaphorePermit, StartError> {
+        if let Ok(room) = Arc::clone(&self.room).try_acquire_owned() {
+            return Ok(room);
+        }
+        self.shed();
+        let room = timeout(
+            self.config.queue_wait_max,
+            Arc::clone(&self.room).acquire_owned(),
+        )
+        .await;
+        room.ok().and_then(Result::ok).ok_or_else(|| {
+            StartError::new(
+                NO_ROOM,
+                format!("all {} sandboxes are in use", self.config.sandboxes_max),
+            )
+        })
+    }
+
+    fn shed(&self) {
+        let oldest = {
+            let rosters = self.rosters();
+            let dated = rosters
+                .values()
+                .filter_map(|roster| Some((roster.oldest_idle()?, Arc::clone(roster))));
+            dated
+                .min_by_key(|(since, _)| *since)
+                .map(|(_, roster)| roster)
+        };
+        if !oldest.is_some_and(|roster| roster.shed()) {
+            drop(self.stock.shed());
+        }
+    }
+
+    fn roster(&self, target: &Arc<Target>) -> Arc<Roster> {
+        let mut rosters = self.rosters();
+        Arc::clone(
+            rosters
+                .entry(key(target))
+                .or_insert_with(|| Roster::new(Arc::clone(target))),
+        )
+    }
+
+    fn prune(&self) {
+        let rosters: Vec<_> = self.rosters().values().cloned().collect();
+        let now = Instant::now();
+        for roster in rosters {
+            roster.prune(now);
+        }
+    }
+
+    fn rosters(&self) -> MutexGuard<'_, HashMap<usize, Arc<Roster>>> {
+        self.rosters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place that a minimum asks for.
+    fn lacking_minimum(&self) -> Option<(Arc<Roster>, Place)> {
+        self.rosters()
+            .values()
+            .find_map(|roster| Some((Arc::clone(roster), roster.claim_for_minimum()?)))
+    }
+}
+
+/// The step of a [`StartError`] that means the host is full.
+pub(crate) const NO_ROOM: &str = "room";
+
+/// Targets are told apart by their address: a roster keeps its target alive, so no other can have it meanwhile.
+fn key(target: &Arc<Target>) -> usize {
+    Arc::as_ptr(target).addr()
+}
+
+/// Makes skeletons and minimums, one after the other so that a bind never waits for more than one creation.
+async fn keep_stocked(pool: Arc<Pool>) {
+    loop {
+        pool.lacking.notified().await;
+        while let Some(made) = make_one(&pool).await {
+            if let Err(error) = made {
+                tracing::warn!(
+                    step = error.step,
+                    errno = error.errno,
+                    "cannot make a skeleton: {}",
+                    error.message
+                );
+                tokio::time::sleep(MAKING_BACKOFF).await;
+            }
+        }
+    }
+}
+
+/// Makes what is lacking most; none where nothing is.
+async fn make_one(pool: &Arc<Pool>) -> Option<Result<(), StartError>> {
+    if let Some((roster, place)) = pool.lacking_minimum() {
+        let made = pool.make(0, &roster.target).await;
+        return Some(
+            made.map(|(sandbox, _)| crate::invoke::enter_idle(&roster, sandbox, place, 0)),
+        );
+    }
+    let room = Arc::clone(&pool.room).try_acquire_owned().ok()?;
+    let spec = pool.stock.begin_making(pool.config.skeletons_per_shard)?;
+    let made = match pool.link().await {
+        Ok(link) => Sandbox::create(&link, &spec, room).await,
+        Err(error) => Err(error.into()),
+    };
+    let (made, result) = match made {
+        Ok(sandbox) => (Some(sandbox), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    pool.stock.end_making(&spec, made);
+    Some(result)
+}
+
+async fn keep_pruned(pool: Arc<Pool>) {
+    let mut ticks = tokio::time::interval(PRUNE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        pool.prune();
+    }
+}

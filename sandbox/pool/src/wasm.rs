@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One invocation as a fresh instance in a wasm worker.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use hearth_protocol::{
+    frame::PAYLOAD_BYTES_MAX,
+    worker::{Ending, Request, Stream, Usage as WorkerUsage},
+};
+use tokio::time::{sleep_until, timeout};
+
+use crate::{
+    FailureCause, KillCause, LimitHit, Outcome, Target, Usage, UsageSource,
+    output::Pushed,
+    record::{Record, millis},
+    worker::{CallEnd, CallEvent, Worker},
+};
+
+/// The worker keeps the time limit itself; one that has said nothing this long after it is stuck, and is destroyed.
+const WORKER_GRACE: Duration = Duration::from_millis(250);
+
+/// How long a worker may take to confirm that it cancelled an invocation.
+const CANCEL_WAIT_MAX: Duration = Duration::from_millis(250);
+
+/// How long to wait for the spawner's word on why a worker died.
+const DEATH_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How a run ended, before it is judged.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    Done(Ending, WorkerUsage),
+    TooLarge,
+    BadHead(String),
+    Cancelled,
+    /// The worker did not keep the time limit.
+    Stuck,
+    /// The worker is gone.
+    Lost,
+    /// The worker was gone before it was told anything: another may take the invocation.
+    NotBegun,
+}
+
+/// Runs the invocation to its end, feeding output and log into `record`.
+pub(crate) async fn run(worker: &Arc<Worker>, target: &Target, record: &mut Record) -> Ended {
+    let body = record.body.clone();
+    // Beside the header of a Run with its variables there is always room for this much.
+    let first = body.slice(..body.len().min(PAYLOAD_BYTES_MAX / 4));
+    let env = record.env.clone();
+    let request = |seq| Request::Run {
+        seq,
+        args: vec![target.function.to_string()],
+        env,
+        body_bytes: body.len() as u64,
+        timeout_ms: millis(target.limits.timeout),
+    };
+    let Ok(mut call) = worker.call(request, &first).await else {
+        return Ended::NotBegun;
+    };
+    let deadline = record.run_began + target.limits.timeout + WORKER_GRACE;
+    let ended = {
+        let mut sending = std::pin::pin!(send_rest(worker, call.seq, body.slice(first.len()..)));
+        let mut sent = false;
+        loop {
+            tokio::select! {
+                biased;
+                event = call.next() => match event {
+                    None => break Ended::Lost,
+                    Some(CallEvent::Output(Stream::Stderr, bytes)) => record.log.push(&bytes),
+                    Some(CallEvent::Output(Stream::Stdout, bytes)) => match record.push_output(&bytes) {
+                        Pushed::Fine => {}
+                        Pushed::TooLarge => break Ended::TooLarge,
+                        Pushed::BadHead(problem) => break Ended::BadHead(problem),
+                    },
+                    Some(CallEvent::Done { ending, usage, rest }) => match record.push_output(&rest) {
+                        Pushed::Fine => return Ended::Done(ending, usage),
+                        Pushed::TooLarge => return Ended::TooLarge,
+                        Pushed::BadHead(problem) => return Ended::BadHead(problem),
+                    },
+                },
+                () = sleep_until(deadline.into()) => return Ended::Stuck,
+                () = record.output.closed() => break Ended::Cancelled,
+                () = &mut sending, if !sent => sent = true,
+            }
+        }
+    };
+    if !matches!(ended, Ended::Lost) && !cancel(worker, &mut call).await {
+        return Ended::Stuck;
+    }
+    ended
+}
+
+async fn send_rest(worker: &Worker, seq: u32, mut rest: Bytes) {
+    while !rest.is_empty() {
+        let piece = rest.split_to(rest.len().min(PAYLOAD_BYTES_MAX));
+        if worker
+            .sandbox
+            .channel
+            .send(&Request::Body { seq }, &piece, &[])
+            .await
+            .is_err()
+        {
+            // The events end too, and say so.
+            return;
+        }
+    }
+}
+
+/// Has the worker drop the instance. True once it said so.
+async fn cancel(worker: &Worker, call: &mut CallEnd) -> bool {
+    if worker
+        .sandbox
+        .channel
+        .send(&Request::Cancel { seq: call.seq }, &[], &[])
+        .await
+        .is_err()
+    {
+        return false;
+    }
+    let done = async {
+        while let Some(event) = call.next().await {
+            if matches!(event, CallEvent::Done { .. }) {
+                return true;
+            }
+        }
+        false
+    };
+    timeout(CANCEL_WAIT_MAX, done).await.unwrap_or(false)
+}
+
+/// What became of the invocation.
+pub(crate) async fn judge(
+    ended: Ended,
+    worker: &Worker,
+    target: &Target,
+    record: &mut Record,
+) -> Outcome {
+    let timed_out = Outcome::timed_out(target.limits.timeout, record.output.seen_bytes());
+    let too_large = Outcome::ResponseTooLarge {
+        limit_bytes: target.limits.response_bytes,
+        seen_bytes: record.output.seen_bytes(),
+    };
+    let (ending, usage) = match ended {
+        Ended::Done(ending, usage) => (ending, usage),
+        Ended::TooLarge => return too_large,
+        Ended::BadHead(problem) => return failed(FailureCause::BadOutput { problem }, record),
+        Ended::Cancelled => return Outcome::Cancelled,
+        Ended::Stuck => return timed_out,
+        Ended::Lost | Ended::NotBegun => return lost(worker, target, record).await,
+    };
+    record.usage = Some(Usage {
+        cpu_us: usage.cpu_us,
+        memory_peak_bytes: usage.memory_peak_bytes,
+        source: UsageSource::Worker,
+    });
+    if 0 < usage.memory_refusals {
+        record.hit(LimitHit::Memory);
+    }
+    // A guest that was refused memory and then gave up ran out of memory, whichever way it gave up.
+    let out_of_memory = KillCause::Oom {
+        peak_bytes: usage.memory_peak_bytes,
+        limit_bytes: target.limits.memory_bytes,
+    };
+    let or_oom = |cause| match usage.memory_refusals {
+        0 => failed(cause, record),
+        _ => Outcome::FunctionKilled {
+            cause: out_of_memory,
+            stderr_tail: record.log.tail(),
+        },
+    };
+    match ending {
+        Ending::Exited(0) => Outcome::Ok,
+        Ending::Exited(code) => or_oom(FailureCause::ExitCode { code }),
+        Ending::Trap { text } => or_oom(FailureCause::Trap { text }),
+        Ending::TimedOut => timed_out,
+        Ending::OutputLimit => too_large,
+        Ending::Cancelled => Outcome::Cancelled,
+        Ending::NoInstance { message } => Outcome::CannotStart {
+            step: "instance".to_owned(),
+            errno: 0,
+            message,
+        },
+    }
+}
+
+/// Whether the worker may take more invocations: only where the guest ended by itself.
+pub(crate) fn is_clean(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Ok => true,
+        Outcome::FunctionFailed { cause, .. } => !matches!(cause, FailureCause::Trap { .. }),
+        _ => false,
+    }
+}
+
+fn failed(cause: FailureCause, record: &Record) -> Outcome {
+    Outcome::FunctionFailed {
+        cause,
+        stderr_tail: record.log.tail(),
+    }
+}
+
+async fn lost(worker: &Worker, target: &Target, record: &Record) -> Outcome {
+    let began = Instant::now();
+    match timeout(DEATH_WAIT_MAX, worker.sandbox.death.seen()).await {
+        Ok(oom_kills) if 0 < oom_kills => Outcome::FunctionKilled {
+            cause: KillCause::Oom {
+                peak_bytes: worker.sandbox.gauges.memory_peak_bytes(),
+                limit_bytes: target.limits.memory_bytes,
+            },
+            stderr_tail: record.log.tail(),
+        },
+        _ => {
+            tracing::warn!(invocation = %record.id, waited = ?began.elapsed(), "a wasm worker was lost");
+            Outcome::SandboxLost
+        }
+    }
+}
