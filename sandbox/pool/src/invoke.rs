@@ -29,18 +29,17 @@ enum Seat {
 
 /// Runs one invocation and records it.
 pub(crate) async fn drive(pool: Arc<Pool>, shard: usize, roster: Arc<Roster>, mut record: Record) {
-    let mut tries = 0;
+    let mut tries_left = BEGIN_TRIES_MAX;
     let outcome = loop {
-        tries += 1;
+        tries_left -= 1;
         let seat = match acquire(&pool, shard, &roster, &mut record).await {
             Ok(seat) => seat,
             Err(outcome) => break record.answer(outcome),
         };
         record.begin_run(&roster.target);
-        let retry = tries < BEGIN_TRIES_MAX;
         let finished = match seat {
-            Seat::Native(idle) => run_native(*idle, &roster, &mut record, retry).await,
-            Seat::Wasm(turn) => run_wasm(turn, &roster, &mut record, retry).await,
+            Seat::Native(idle) => run_native(*idle, &roster, &mut record, tries_left).await,
+            Seat::Wasm(turn) => run_wasm(turn, &roster, &mut record, tries_left).await,
         };
         if let Some(outcome) = finished {
             break outcome;
@@ -141,11 +140,11 @@ async fn run_native(
     idle: Idle,
     roster: &Roster,
     record: &mut Record,
-    retry: bool,
+    tries_left: u32,
 ) -> Option<Outcome> {
     let target = &roster.target;
     let mut run = native::run(&idle, target, record).await;
-    if retry && run.ended == native::Ended::NotBegun {
+    if 0 < tries_left && run.ended == native::Ended::NotBegun {
         return None;
     }
     let ended = std::mem::replace(&mut run.ended, native::Ended::Lost);
@@ -162,12 +161,12 @@ async fn run_wasm(
     mut turn: Turn,
     roster: &Roster,
     record: &mut Record,
-    retry: bool,
+    tries_left: u32,
 ) -> Option<Outcome> {
     let target = &roster.target;
     let worker = turn.begin()?;
     let ended = wasm::run(&worker, target, record).await;
-    if retry && matches!(ended, wasm::Ended::NotBegun) {
+    if 0 < tries_left && matches!(ended, wasm::Ended::NotBegun) {
         return None;
     }
     let outcome = wasm::judge(ended, &worker, target, record).await;

@@ -127,13 +127,13 @@ impl Link {
         on_death: impl Fn(Cause) + Send + 'static,
         on_down: impl FnOnce() + Send + 'static,
     ) -> Result<Arc<Self>, LinkError> {
-        let channel = Channel::new(socket).map_err(|_| LinkError::Down)?;
+        let channel = Channel::new(socket).map_err(|_gone| LinkError::Down)?;
         let mut buffer = vec![0; PACKET_BYTES_MAX];
         let hello = tokio::time::timeout(ANSWER_WAIT_MAX, channel.recv::<Event>(&mut buffer));
         let Event::Hello { host } = hello
             .await
-            .map_err(|_| LinkError::Silent)?
-            .map_err(|_| LinkError::Down)?
+            .map_err(|_elapsed| LinkError::Silent)?
+            .map_err(|_gone| LinkError::Down)?
             .message
         else {
             return Err(LinkError::Confused);
@@ -264,7 +264,7 @@ impl Link {
         self.channel
             .send(&chunk, &[], &[content])
             .await
-            .map_err(|_| LinkError::Down)
+            .map_err(|_gone| LinkError::Down)
     }
 
     /// Makes the tree permanent.

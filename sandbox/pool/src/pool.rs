@@ -174,7 +174,8 @@ impl Pool {
         let read = std::fs::File::from(report)
             .take(REPORT_BYTES_MAX)
             .read_to_end(&mut json);
-        read.map(|_| json).map_err(|_| InspectError::Unreadable)
+        read.map(|_| json)
+            .map_err(|_unreadable| InspectError::Unreadable)
     }
 
     /// Ends a target: idle sandboxes are destroyed now, running ones when they are done.

@@ -41,7 +41,8 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Place {
     roster: Option<Arc<Roster>>,
-    making: bool,
+    /// 1 while it is for a wasm worker that is not entered yet, else 0.
+    making: u32,
 }
 
 impl Drop for Place {
@@ -97,10 +98,16 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(worker) = self.worker.take() {
-            self.roster
-                .end_turn(worker, self.state != TurnState::Running);
+            self.roster.end_turn(worker, self.state);
         }
     }
+}
+
+/// Whether a target may have one more sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Growth {
+    Possible,
+    Full,
 }
 
 /// What an invocation gets.
@@ -149,7 +156,14 @@ impl Roster {
     fn claim_other(self: &Arc<Self>, state: &mut State, shard: usize, queue_len_max: u32) -> Claim {
         let may_grow = state.instances < self.target.scaling.instances_max
             && !state.enough_making(&self.target);
-        if let Some(worker) = state.free_worker(shard, may_grow) {
+        if let Some(worker) = state.free_worker(
+            shard,
+            if may_grow {
+                Growth::Possible
+            } else {
+                Growth::Full
+            },
+        ) {
             return Claim::Granted(Grant::Turn(self.turn(worker)));
         }
         if may_grow {
@@ -185,7 +199,7 @@ impl Roster {
 
     /// Enters a new wasm worker, gives its free turns to those that wait, and one to the caller.
     pub(crate) fn enter_worker(self: &Arc<Self>, mut worker: Worker) -> Turn {
-        worker.place.making = false;
+        worker.place.making = 0;
         let worker = Arc::new(worker);
         // A worker that nobody has seen has a free turn: `inflight_max` is at least 1.
         worker.begin_turn();
@@ -271,17 +285,17 @@ impl Roster {
 
     fn place(self: &Arc<Self>, state: &mut State) -> Place {
         state.instances += 1;
-        let making = 1 < self.target.scaling.inflight_max;
-        state.making += u32::from(making);
+        let making = u32::from(1 < self.target.scaling.inflight_max);
+        state.making += making;
         Place {
             roster: Some(Arc::clone(self)),
             making,
         }
     }
 
-    fn take_back_place(self: &Arc<Self>, making: bool) {
+    fn take_back_place(self: &Arc<Self>, making: u32) {
         let mut state = self.state();
-        state.making -= u32::from(making);
+        state.making -= making;
         state.instances -= 1;
         while let Some(waiter) = state.waiting.pop_front() {
             let Err(back) = waiter.send(Grant::Place(self.place(&mut state))) else {
@@ -291,7 +305,7 @@ impl Roster {
             if let Grant::Place(mut place) = back {
                 place.roster = None;
                 state.instances -= 1;
-                state.making -= u32::from(place.making);
+                state.making -= place.making;
             }
         }
     }
@@ -305,10 +319,10 @@ impl Roster {
     }
 
     /// An unclean end retires the worker, which then dies with the last of its turns.
-    fn end_turn(self: &Arc<Self>, worker: Arc<Worker>, clean: bool) {
+    fn end_turn(self: &Arc<Self>, worker: Arc<Worker>, ended: TurnState) {
         let mut state = self.state();
         worker.end_turn();
-        let goes = !clean || worker.sandbox.death.is_seen();
+        let goes = ended == TurnState::Running || worker.sandbox.death.is_seen();
         let removed = goes.then(|| state.remove_worker(&worker));
         self.serve_waiting(&mut state);
         drop(state);
@@ -319,7 +333,7 @@ impl Roster {
     fn serve_waiting(self: &Arc<Self>, state: &mut State) {
         state.waiting.retain(|waiter| !waiter.is_closed());
         while !state.waiting.is_empty() {
-            let Some(worker) = state.free_worker(usize::MAX, false) else {
+            let Some(worker) = state.free_worker(usize::MAX, Growth::Full) else {
                 return;
             };
             let Some(waiter) = state.waiting.pop_front() else {
@@ -349,15 +363,16 @@ impl State {
 
     /// A worker with a free turn, which is then taken: this shard's, else a quiet one of another shard, and a busy one
     /// of another shard only where this shard may not get its own.
-    fn free_worker(&self, shard: usize, may_grow: bool) -> Option<Arc<Worker>> {
+    fn free_worker(&self, shard: usize, growth: Growth) -> Option<Arc<Worker>> {
         let living = || {
             self.workers
                 .iter()
                 .filter(|worker| !worker.sandbox.death.is_seen())
         };
         let near = living().filter(|worker| worker.shard == shard);
-        let far = living()
-            .filter(|worker| worker.shard != shard && (!may_grow || worker.idle_since().is_some()));
+        let far = living().filter(|worker| {
+            worker.shard != shard && (growth == Growth::Full || worker.idle_since().is_some())
+        });
         near.chain(far).find(|worker| worker.begin_turn()).cloned()
     }
 

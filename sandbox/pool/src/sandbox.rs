@@ -233,7 +233,7 @@ impl Sandbox {
         let mut buffer = vec![0; PACKET_BYTES_MAX];
         let received = tokio::time::timeout(wait_max, self.channel.recv::<E>(&mut buffer)).await;
         let event = received
-            .map_err(|_| {
+            .map_err(|_elapsed| {
                 StartError::new(step, format!("no answer within {} s", wait_max.as_secs()))
             })?
             .map_err(|error| lost(step, &error))?
