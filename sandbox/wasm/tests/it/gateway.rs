@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The gateway's side of the socket, as the tests need it.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use hearth_protocol::frame::{self, PACKET_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use hearth_protocol::worker::{Ending, Event, Module, Request, Stream, Usage};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, recv, sendmsg, socketpair,
+    sockopt::{Timeout, set_socket_timeout},
+};
+
+/// How long a test waits for a packet that must come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A worker process and the socket to it.
+pub struct Worker {
+    pub process: Child,
+    socket: Option<OwnedFd>,
+}
+
+/// One finished invocation.
+#[derive(Debug)]
+pub struct Finished {
+    pub seq: u32,
+    pub ending: Ending,
+    pub usage: Usage,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    /// Packets that it took, `Done` included.
+    pub packets: usize,
+}
+
+/// Limits that are in no test's way.
+pub fn roomy() -> Module {
+    Module {
+        memory_bytes_max: 256 << 20,
+        inflight_max: 64,
+        output_bytes_max: 64 << 20,
+        env: Vec::new(),
+    }
+}
+
+/// A `Run` without arguments and variables.
+pub fn run(seq: u32, body_bytes: usize, timeout: Duration) -> Request {
+    Request::Run {
+        seq,
+        args: vec!["guest".to_owned()],
+        env: Vec::new(),
+        body_bytes: body_bytes as u64,
+        timeout_ms: u64::try_from(timeout.as_millis()).unwrap(),
+    }
+}
+
+/// Runs the compiler.
+pub fn compile(module: &[u8]) -> Output {
+    let mut compiler = Command::new(env!("CARGO_BIN_EXE_hearth-wasm-compiler"))
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The compiler reads all of it before it writes anything.
+    compiler.stdin.take().unwrap().write_all(module).unwrap();
+    compiler.wait_with_output().unwrap()
+}
+
+/// The artifact of a good module, as a file that is open for reading.
+pub fn artifact(module: &[u8]) -> File {
+    let output = compile(module);
+    let problems = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{problems}");
+    file_with(&output.stdout)
+}
+
+/// An open file without a name.
+pub fn file_with(content: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(content).unwrap();
+    file
+}
+
+impl Worker {
+    /// A booted worker.
+    pub fn boot() -> Self {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hearth-wasm-worker"));
+        command.env_clear().stdin(Stdio::null());
+        let control = FdMapping {
+            parent_fd: theirs,
+            child_fd: 3,
+        };
+        command.fd_mappings(vec![control]).unwrap();
+        let process = command.spawn().unwrap();
+        // Else this process would keep the worker's end open itself.
+        drop(command);
+        let worker = Self {
+            process,
+            socket: Some(ours),
+        };
+        assert_eq!(worker.event().0, Event::Booted);
+        worker
+    }
+
+    /// A worker bound to a module.
+    pub fn bound(module: &[u8], limits: Module) -> Self {
+        let worker = Self::boot();
+        worker.bind(limits, &artifact(module));
+        assert_eq!(worker.event().0, Event::Bound);
+        worker
+    }
+
+    pub fn bind(&self, limits: Module, artifact: &File) {
+        let mut packet = Vec::new();
+        frame::encode(&Request::Bind(limits), &[], &mut packet).unwrap();
+        let fds = [artifact.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(
+            self.socket(),
+            &[IoSlice::new(&packet)],
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        )
+        .unwrap();
+    }
+
+    pub fn send(&self, request: &Request, payload: &[u8]) {
+        let mut packet = Vec::new();
+        frame::encode(request, payload, &mut packet).unwrap();
+        self.send_raw(&packet).unwrap();
+    }
+
+    pub fn send_raw(&self, packet: &[u8]) -> io::Result<()> {
+        let no_fds = &mut SendAncillaryBuffer::default();
+        sendmsg(
+            self.socket(),
+            &[IoSlice::new(packet)],
+            no_fds,
+            SendFlags::NOSIGNAL,
+        )?;
+        Ok(())
+    }
+
+    /// The next event; a panic where none comes or the worker is gone.
+    pub fn event(&self) -> (Event, Vec<u8>) {
+        let mut packet = vec![0; PACKET_BYTES_MAX];
+        let (_, length) = recv(self.socket(), &mut *packet, RecvFlags::TRUNC).unwrap();
+        assert!(0 < length && length <= PACKET_BYTES_MAX, "{length}");
+        let (event, payload) = frame::decode(&packet[..length]).unwrap();
+        (event, payload.to_vec())
+    }
+
+    /// Begins an invocation with a body of any size.
+    pub fn begin(&self, seq: u32, body: &[u8], timeout: Duration) {
+        let (first, rest) = body.split_at(body.len().min(PAYLOAD_BYTES_MAX));
+        self.send(&run(seq, body.len(), timeout), first);
+        for piece in rest.chunks(PAYLOAD_BYTES_MAX) {
+            self.send(&Request::Body { seq }, piece);
+        }
+    }
+
+    /// Reads until the next `Done`, which must be the only invocation's.
+    pub fn finish(&self) -> Finished {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        for packets in 1.. {
+            let (event, payload) = self.event();
+            match event {
+                Event::Output { stream, .. } => match stream {
+                    Stream::Stdout => stdout.extend(payload),
+                    Stream::Stderr => stderr.extend(payload),
+                },
+                Event::Done { seq, ending, usage } => {
+                    stdout.extend(payload);
+                    return Finished {
+                        seq,
+                        ending,
+                        usage,
+                        stdout,
+                        stderr,
+                        packets,
+                    };
+                }
+                event => panic!("{event:?}"),
+            }
+        }
+        unreachable!()
+    }
+
+    /// A whole invocation.
+    pub fn invoke(&self, body: &[u8], timeout: Duration) -> Finished {
+        self.begin(7, body, timeout);
+        let finished = self.finish();
+        assert_eq!(finished.seq, 7);
+        finished
+    }
+
+    /// Closes the socket and gives the worker's exit status.
+    pub fn close(mut self) -> ExitStatus {
+        self.socket = None;
+        self.process.wait().unwrap()
+    }
+
+    /// Waits for the worker to end by itself.
+    pub fn ended(mut self) -> ExitStatus {
+        self.process.wait().unwrap()
+    }
+
+    /// A field of `/proc/PID/status` or of a thread's, in kB where it is a size.
+    pub fn status_field(&self, task: Option<&str>, field: &str) -> u64 {
+        let pid = self.process.id();
+        let path = task.map_or_else(
+            || format!("/proc/{pid}/status"),
+            |task| format!("/proc/{pid}/task/{task}/status"),
+        );
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    fn socket(&self) -> &OwnedFd {
+        self.socket.as_ref().unwrap()
+    }
+}
+
+impl Drop for Worker {
+    /// A test that failed leaves no worker behind: each ends when its socket closes, which this waits for.
+    fn drop(&mut self) {
+        self.socket = None;
+        _ = self.process.wait();
+    }
+}

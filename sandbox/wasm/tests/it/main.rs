@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The real compiler and the real worker, over a real socket, without a jail around them: what they promise to the
+//! gateway, and what a hostile module cannot do to them.
+
+mod compiler;
+mod gateway;
+mod guests;
+mod limits;
+mod worker;
