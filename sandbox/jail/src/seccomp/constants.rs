@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The names that profiles may use for argument values and errnos. A closed table: a misspelt name is an error at
+//! start, and in a test.
+
+/// Answer to calls that no rule names: C libraries take it for an older kernel and fall back.
+pub(super) const ENOSYS: u16 = 38;
+
+/// PAGEMAP_SCAN (ioctl_pagemap_scan(2)), `_IOWR('f', 16, struct pm_scan_arg)`; libc does not have it.
+const PAGEMAP_SCAN: u64 = 0xc060_6610;
+
+/// Every namespace flag that clone(2) takes. CLONE_NEWTIME (0x80) is not among them: in clone's first argument that bit
+/// belongs to the exit signal, only clone3 and unshare know it.
+const CLONE_NEW_ANY: u64 = 0x7e02_0000;
+
+/// What makes a clone a thread of the caller's process.
+const CLONE_THREAD_VM_SIGHAND: u64 = 0x0001_0900;
+
+/// The value of an argument's name.
+pub(super) fn value(name: &str) -> Option<u64> {
+    let value = match name {
+        "AF_UNIX" => libc::AF_UNIX,
+        "F_ADD_SEALS" => libc::F_ADD_SEALS,
+        "F_DUPFD" => libc::F_DUPFD,
+        "F_DUPFD_CLOEXEC" => libc::F_DUPFD_CLOEXEC,
+        "F_GETFD" => libc::F_GETFD,
+        "F_GETFL" => libc::F_GETFL,
+        "F_GETLK" => libc::F_GETLK,
+        "F_GETOWN" => libc::F_GETOWN,
+        "F_GETPIPE_SZ" => libc::F_GETPIPE_SZ,
+        "F_GET_SEALS" => libc::F_GET_SEALS,
+        "F_OFD_GETLK" => libc::F_OFD_GETLK,
+        "F_OFD_SETLK" => libc::F_OFD_SETLK,
+        "F_OFD_SETLKW" => libc::F_OFD_SETLKW,
+        "F_SETFD" => libc::F_SETFD,
+        "F_SETFL" => libc::F_SETFL,
+        "F_SETLK" => libc::F_SETLK,
+        "F_SETLKW" => libc::F_SETLKW,
+        "F_SETOWN" => libc::F_SETOWN,
+        "F_SETPIPE_SZ" => libc::F_SETPIPE_SZ,
+        "IOPRIO_WHO_PROCESS" => 1,
+        "PRIO_PROCESS" => 0,
+        "PR_CAPBSET_READ" => libc::PR_CAPBSET_READ,
+        "PR_GET_CHILD_SUBREAPER" => libc::PR_GET_CHILD_SUBREAPER,
+        "PR_GET_DUMPABLE" => libc::PR_GET_DUMPABLE,
+        "PR_GET_NAME" => libc::PR_GET_NAME,
+        "PR_GET_NO_NEW_PRIVS" => libc::PR_GET_NO_NEW_PRIVS,
+        "PR_GET_PDEATHSIG" => libc::PR_GET_PDEATHSIG,
+        "PR_GET_SECCOMP" => libc::PR_GET_SECCOMP,
+        "PR_GET_SECUREBITS" => libc::PR_GET_SECUREBITS,
+        "PR_GET_TIMERSLACK" => libc::PR_GET_TIMERSLACK,
+        "PR_SET_CHILD_SUBREAPER" => libc::PR_SET_CHILD_SUBREAPER,
+        "PR_SET_DUMPABLE" => libc::PR_SET_DUMPABLE,
+        "PR_SET_NAME" => libc::PR_SET_NAME,
+        "PR_SET_NO_NEW_PRIVS" => libc::PR_SET_NO_NEW_PRIVS,
+        "PR_SET_PDEATHSIG" => libc::PR_SET_PDEATHSIG,
+        "PR_SET_TIMERSLACK" => libc::PR_SET_TIMERSLACK,
+        "PR_SET_VMA" => libc::PR_SET_VMA,
+        "SCHED_BATCH" => libc::SCHED_BATCH,
+        "SCHED_IDLE" => libc::SCHED_IDLE,
+        "SCHED_OTHER" => libc::SCHED_OTHER,
+        _ => return unsigned(name),
+    };
+    u64::try_from(value).ok()
+}
+
+/// Those whose type in libc is unsigned, differs by target, or is missing.
+fn unsigned(name: &str) -> Option<u64> {
+    Some(match name {
+        "CLONE_NEW_ANY" => CLONE_NEW_ANY,
+        "CLONE_NEW_ANY_OR_THREAD" => CLONE_NEW_ANY | CLONE_THREAD_VM_SIGHAND,
+        "CLONE_THREAD_VM_SIGHAND" => CLONE_THREAD_VM_SIGHAND,
+        "FIOCLEX" => libc::FIOCLEX,
+        "FIONBIO" => libc::FIONBIO,
+        "FIONCLEX" => libc::FIONCLEX,
+        "FIONREAD" => libc::FIONREAD,
+        "PAGEMAP_SCAN" => PAGEMAP_SCAN,
+        "SECCOMP_FILTER_FLAG_TSYNC" => libc::SECCOMP_FILTER_FLAG_TSYNC,
+        "SECCOMP_SET_MODE_FILTER" => u64::from(libc::SECCOMP_SET_MODE_FILTER),
+        "S_IFIFO" => u64::from(libc::S_IFIFO),
+        "S_IFMT" => u64::from(libc::S_IFMT),
+        "S_IFREG" => u64::from(libc::S_IFREG),
+        "S_IFSOCK" => u64::from(libc::S_IFSOCK),
+        "TCGETS" => libc::TCGETS,
+        "TIOCGPGRP" => libc::TIOCGPGRP,
+        "TIOCGWINSZ" => libc::TIOCGWINSZ,
+        _ => return None,
+    })
+}
+
+/// The number of an errno's name.
+pub(super) fn errno(name: &str) -> Option<u16> {
+    let errno = match name {
+        "EPERM" => libc::EPERM,
+        "EACCES" => libc::EACCES,
+        "EINVAL" => libc::EINVAL,
+        "ENOTTY" => libc::ENOTTY,
+        "ENOSYS" => return Some(ENOSYS),
+        "EAFNOSUPPORT" => libc::EAFNOSUPPORT,
+        _ => return None,
+    };
+    u16::try_from(errno).ok()
+}

@@ -1,0 +1,625 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Function files, stored under the hash of their content: `trees/<id>/…`, root-owned, read-only, never changed.
+//!
+//! ```text
+//! begin ─▶ trees/.upload-N/   (0700)   chunk: one piece of one file, hashed as it is written
+//!                │ commit: modes, flush, id = SHA-256 of the listing
+//!                ▼ rename(2)
+//!          trees/<id>/        (0555)   remove: rename to .removed-N, deleted piece by piece in `tidy`
+//! ```
+//!
+//! The one who uploads is not trusted: paths, sizes and order are checked here, and the source is read, never mapped,
+//! so that one who shrinks it meanwhile causes an error and not a signal.
+
+mod content;
+mod delete;
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use hearth_protocol::TreeId;
+use hearth_protocol::spawner::{
+    TREE_BYTES_MAX, TREE_CHUNK_BYTES_MAX, TREE_FILES_MAX, TREE_PATH_BYTES_MAX, UploadId,
+};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use sha2::{Digest, Sha256};
+
+use content::{Listing, Upload, UploadedFile};
+
+pub use delete::delete_whole;
+
+/// Uploads at once. A gateway has a few deploys in flight; more would be one that forgets to end them.
+const UPLOADS_MAX: usize = 32;
+
+/// How much is read and written at a time, in bytes: fits the caches, few system calls per chunk.
+const COPY_BYTES: usize = 128 * 1024;
+
+/// Up to this many files are flushed one by one; a larger tree by one flush of the whole file system.
+const FLUSHED_SINGLY_MAX: usize = 32;
+
+/// Entries that one call of [`Store::tidy`] deletes: about a millisecond.
+const TIDY_ENTRIES_MAX: usize = 200;
+
+/// Paths inside a tree stay inside it: no link, no `..`, no other mount.
+const BENEATH: ResolveFlag = ResolveFlag::RESOLVE_BENEATH
+    .union(ResolveFlag::RESOLVE_NO_SYMLINKS)
+    .union(ResolveFlag::RESOLVE_NO_XDEV);
+
+/// Why a tree could not be stored, read or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeError {
+    /// A step on a path failed.
+    #[error("cannot {step} {}", path.display())]
+    Path {
+        /// What was tried.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No such upload: never begun, ended, or lost with an earlier spawner.
+    #[error("cannot find upload {}", upload.0)]
+    UnknownUpload {
+        /// Its number.
+        upload: UploadId,
+    },
+    /// Too many uploads at once.
+    #[error("cannot begin another upload while {UPLOADS_MAX} are in progress")]
+    TooManyUploads,
+    /// The path could leave the tree, or is not one that every tool understands.
+    #[error("cannot use the path {path:?} in a tree: {problem}")]
+    BadPath {
+        /// As it came.
+        path: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The chunk does not follow what is there.
+    #[error("cannot continue {path:?} at byte {offset}: it has {present}")]
+    OutOfOrder {
+        /// The file.
+        path: String,
+        /// Where the chunk begins.
+        offset: u64,
+        /// What the file holds.
+        present: u64,
+    },
+    /// A limit of the tree was passed.
+    #[error("cannot store more than {limit} {what} in one tree")]
+    Limit {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// The source is not a plain file, or ended early.
+    #[error("cannot read {path:?} from its source: {problem}")]
+    BadSource {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// No such tree.
+    #[error("cannot find tree {tree}")]
+    UnknownTree {
+        /// Its id.
+        tree: TreeId,
+    },
+    /// The files are not those that the id stands for.
+    #[error("cannot trust tree {tree}: {problem}")]
+    Damaged {
+        /// Its id.
+        tree: TreeId,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl TreeError {
+    /// The errno behind it, 0 where there is none.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Path { source, .. } => source.raw_os_error().unwrap_or(0),
+            _ => 0,
+        }
+    }
+}
+
+/// One piece of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk<'a> {
+    /// Relative, `/`-separated.
+    pub path: &'a str,
+    /// Mode 0555 instead of 0444.
+    pub executable: bool,
+    /// Where in the source and in the file it begins; must equal what the file holds already.
+    pub offset: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// A file for [`Store::install`].
+#[derive(Debug, Clone, Copy)]
+pub struct NewFile<'a> {
+    /// Relative, `/`-separated.
+    pub path: &'a str,
+    /// Mode 0555 instead of 0444.
+    pub executable: bool,
+    /// All of it.
+    pub content: &'a [u8],
+}
+
+/// The directory of all trees, and the uploads in progress.
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+    uploads: BTreeMap<UploadId, Upload>,
+    /// For names of uploads and removed trees; the process's own, so it begins anew after a sweep.
+    next: u64,
+    buffer: Vec<u8>,
+}
+
+impl Store {
+    /// The store in this directory, which exists and which nobody else writes to.
+    #[must_use]
+    pub fn new(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            uploads: BTreeMap::new(),
+            next: 0,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Where the tree is, whether it exists or not.
+    #[must_use]
+    pub fn path(&self, tree: &TreeId) -> PathBuf {
+        self.directory.join(tree.as_str())
+    }
+
+    /// Whether the tree is stored.
+    #[must_use]
+    pub fn contains(&self, tree: &TreeId) -> bool {
+        self.path(tree).is_dir()
+    }
+
+    /// Every stored tree.
+    ///
+    /// # Errors
+    /// [`TreeError::Path`] where the directory cannot be listed.
+    pub fn list(&self) -> Result<Vec<TreeId>, TreeError> {
+        let mut trees = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(at("list", &self.directory))? {
+            let name = entry.map_err(at("list", &self.directory))?.file_name();
+            trees.extend(name.to_str().and_then(|name| TreeId::new(name).ok()));
+        }
+        trees.sort();
+        Ok(trees)
+    }
+
+    /// Opens one file of a tree for reading.
+    ///
+    /// # Errors
+    /// [`TreeError`] where tree or file is missing, or the path is not one of a tree.
+    pub fn open_file(&self, tree: &TreeId, path: &str) -> Result<OwnedFd, TreeError> {
+        content::check_path(path)?;
+        let root = self.path(tree);
+        let directory = match File::open(&root) {
+            Ok(directory) => directory,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(TreeError::UnknownTree { tree: tree.clone() });
+            }
+            Err(error) => return Err(at("open", &root)(error)),
+        };
+        let fd = open_beneath(directory.as_fd(), path, OFlag::O_RDONLY, Mode::empty())
+            .map_err(|errno| at("open", &root.join(path))(errno.into()))?;
+        let is_file = fstat(&fd).is_ok_and(|stat| is_plain_file(&stat));
+        if !is_file {
+            return Err(at("open", &root.join(path))(Errno::EISDIR.into()));
+        }
+        Ok(fd)
+    }
+
+    /// Begins an upload.
+    ///
+    /// # Errors
+    /// [`TreeError`]; nothing is left then.
+    pub fn begin(&mut self) -> Result<UploadId, TreeError> {
+        if UPLOADS_MAX <= self.uploads.len() {
+            return Err(TreeError::TooManyUploads);
+        }
+        let upload = UploadId(self.fresh());
+        let path = self.directory.join(format!(".upload-{}", upload.0));
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(at("make directory", &path))?;
+        let directory = File::open(&path).map_err(at("open", &path))?;
+        self.uploads.insert(upload, Upload::new(path, directory));
+        Ok(upload)
+    }
+
+    /// Appends to a file of an upload. The first failure ends the upload's chances and is what [`Store::commit`]
+    /// gives back; a chunk for an upload that does not exist is dropped.
+    pub fn chunk(&mut self, upload: UploadId, chunk: Chunk<'_>, source: BorrowedFd<'_>) {
+        self.buffer.resize(COPY_BYTES, 0);
+        let Some(upload) = self.uploads.get_mut(&upload) else {
+            return;
+        };
+        if upload.failed.is_none() {
+            upload.failed = append(upload, chunk, source, &mut self.buffer).err();
+        }
+    }
+
+    /// Makes an upload permanent. Content that is stored already is not stored twice.
+    ///
+    /// # Errors
+    /// The first failure of a chunk, or a step of this; the upload is gone either way.
+    pub fn commit(&mut self, upload: UploadId) -> Result<TreeId, TreeError> {
+        let upload = self
+            .uploads
+            .remove(&upload)
+            .ok_or(TreeError::UnknownUpload { upload })?;
+        let path = upload.path.clone();
+        let stored = self.store(upload);
+        if path.exists() {
+            self.discard(&path)?;
+        }
+        stored
+    }
+
+    /// Forgets an upload; unknown ones are ignored.
+    ///
+    /// # Errors
+    /// [`TreeError::Path`] where its files cannot be moved away.
+    pub fn abort(&mut self, upload: UploadId) -> Result<(), TreeError> {
+        match self.uploads.remove(&upload) {
+            None => Ok(()),
+            Some(upload) => self.discard(&upload.path),
+        }
+    }
+
+    /// Removes a stored tree. That no sandbox uses it is the caller's to know.
+    ///
+    /// # Errors
+    /// [`TreeError::UnknownTree`], or the step that failed.
+    pub fn remove(&mut self, tree: &TreeId) -> Result<(), TreeError> {
+        if !self.contains(tree) {
+            return Err(TreeError::UnknownTree { tree: tree.clone() });
+        }
+        self.discard(&self.path(tree))
+    }
+
+    /// Deletes some of what was removed. For idle moments: a large tree takes many calls.
+    ///
+    /// # Errors
+    /// [`TreeError::Path`] where something cannot be deleted.
+    pub fn tidy(&mut self) -> Result<Tidied, TreeError> {
+        let mut budget = TIDY_ENTRIES_MAX;
+        for entry in fs::read_dir(&self.directory).map_err(at("list", &self.directory))? {
+            let entry = entry.map_err(at("list", &self.directory))?;
+            if !entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(b".removed-")
+            {
+                continue;
+            }
+            let path = entry.path();
+            match delete::delete_some(&path, &mut budget).map_err(at("delete", &path))? {
+                Tidied::Everything => {}
+                Tidied::Some => return Ok(Tidied::Some),
+            }
+        }
+        Ok(Tidied::Everything)
+    }
+
+    /// Stores these files as a tree.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn install(&mut self, files: &[NewFile<'_>]) -> Result<TreeId, TreeError> {
+        let upload = self.begin()?;
+        for file in files {
+            let Some(begun) = self.uploads.get_mut(&upload) else {
+                break;
+            };
+            if let Err(error) = append_all(begun, file) {
+                self.abort(upload)?;
+                return Err(error);
+            }
+        }
+        self.commit(upload)
+    }
+
+    /// Reads a whole tree again: every byte, every mode, every owner.
+    ///
+    /// # Errors
+    /// [`TreeError::Damaged`] where anything differs from what the id stands for.
+    pub fn verify(&self, tree: &TreeId) -> Result<(), TreeError> {
+        if !self.contains(tree) {
+            return Err(TreeError::UnknownTree { tree: tree.clone() });
+        }
+        let found = Listing::read(tree, &self.path(tree))?.id();
+        if found == *tree {
+            return Ok(());
+        }
+        Err(TreeError::Damaged {
+            tree: tree.clone(),
+            problem: format!("its files have the id {found}"),
+        })
+    }
+
+    fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn store(&self, upload: Upload) -> Result<TreeId, TreeError> {
+        if let Some(failed) = upload.failed {
+            return Err(failed);
+        }
+        let tree = upload.listing.id();
+        let path = self.path(&tree);
+        if path.is_dir() {
+            return Ok(tree);
+        }
+        finish(&upload)?;
+        match fs::rename(&upload.path, &path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => return Ok(tree),
+            Err(error) => return Err(at("store", &path)(error)),
+        }
+        File::open(&self.directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(at("flush", &self.directory))?;
+        Ok(tree)
+    }
+
+    /// Out of the way at once; deleted by and by.
+    fn discard(&mut self, path: &Path) -> Result<(), TreeError> {
+        let number = self.fresh();
+        let away = self.directory.join(format!(".removed-{number}"));
+        fs::rename(path, &away).map_err(at("move away", path))?;
+        self.tidy().map(drop)
+    }
+}
+
+/// How far [`Store::tidy`] got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tidied {
+    /// Nothing is left to delete.
+    Everything,
+    /// More is left.
+    Some,
+}
+
+fn at<'a>(step: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> TreeError + use<'a> {
+    move |source| TreeError::Path {
+        step,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn open_beneath(at: BorrowedFd<'_>, path: &str, flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
+        .mode(mode)
+        .resolve(BENEATH);
+    openat2(at, path, how)
+}
+
+fn is_plain_file(stat: &FileStat) -> bool {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
+}
+
+/// Checks a chunk against everything known, then copies it.
+fn append(
+    upload: &mut Upload,
+    chunk: Chunk<'_>,
+    source: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> Result<(), TreeError> {
+    if TREE_CHUNK_BYTES_MAX < chunk.bytes {
+        return Err(TreeError::Limit {
+            what: "bytes of one chunk",
+            limit: TREE_CHUNK_BYTES_MAX,
+        });
+    }
+    let bad_source = |problem| TreeError::BadSource {
+        path: chunk.path.into(),
+        problem,
+    };
+    // A pipe or a device could keep the spawner waiting; a plain file cannot.
+    if !fstat(source).is_ok_and(|stat| is_plain_file(&stat)) {
+        return Err(bad_source("it is not a plain file"));
+    }
+    let mut file = upload.file(chunk.path, chunk.executable, chunk.offset, chunk.bytes)?;
+    let mut done = 0;
+    while done < chunk.bytes {
+        let rest = usize::try_from(chunk.bytes - done).unwrap_or(usize::MAX);
+        let piece = &mut buffer[..rest.min(COPY_BYTES)];
+        let position = i64::try_from(chunk.offset + done)
+            .map_err(|_| bad_source("its offset is beyond any file"))?;
+        let read = match nix::sys::uio::pread(source, piece, position) {
+            Ok(0) => return Err(bad_source("it ended early")),
+            Ok(read) => read,
+            Err(Errno::EINTR) => continue,
+            Err(_) => return Err(bad_source("reading failed")),
+        };
+        file.write(&piece[..read])?;
+        done += read as u64;
+    }
+    Ok(())
+}
+
+fn append_all(upload: &mut Upload, file: &NewFile<'_>) -> Result<(), TreeError> {
+    let bytes = file.content.len() as u64;
+    upload
+        .file(file.path, file.executable, 0, bytes)?
+        .write(file.content)
+}
+
+/// Final modes and on disk, files before the directories that name them.
+fn finish(upload: &Upload) -> Result<(), TreeError> {
+    let singly = upload.listing.files.len() <= FLUSHED_SINGLY_MAX;
+    for (path, file) in &upload.listing.files {
+        let opened = open_beneath(
+            upload.directory.as_fd(),
+            path,
+            OFlag::O_RDONLY,
+            Mode::empty(),
+        );
+        let path = upload.path.join(path);
+        let opened = File::from(opened.map_err(|errno| at("open", &path)(errno.into()))?);
+        opened
+            .set_permissions(Permissions::from_mode(file.mode()))
+            .map_err(at("set mode of", &path))?;
+        if singly {
+            opened.sync_all().map_err(at("flush", &path))?;
+        }
+    }
+    let directories = upload.directories.iter().rev().map(PathBuf::from);
+    for directory in directories.chain([PathBuf::new()]) {
+        let path = upload.path.join(directory);
+        let opened = File::open(&path).map_err(at("open", &path))?;
+        opened
+            .set_permissions(Permissions::from_mode(0o555))
+            .map_err(at("set mode of", &path))?;
+        if singly {
+            opened.sync_all().map_err(at("flush", &path))?;
+        }
+    }
+    if !singly {
+        nix::unistd::syncfs(&upload.directory)
+            .map_err(|errno| at("flush", &upload.path)(errno.into()))?;
+    }
+    Ok(())
+}
+
+/// A file of an upload, open at its end.
+struct OpenFile<'a> {
+    file: File,
+    path: PathBuf,
+    state: &'a mut UploadedFile,
+}
+
+impl OpenFile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), TreeError> {
+        self.file
+            .write_all_at(bytes, self.state.size)
+            .map_err(at("write", &self.path))?;
+        self.state.size += bytes.len() as u64;
+        self.state.hash.update(bytes);
+        Ok(())
+    }
+}
+
+impl Upload {
+    fn new(path: PathBuf, directory: File) -> Self {
+        Self {
+            path,
+            directory,
+            listing: Listing::default(),
+            directories: Default::default(),
+            bytes: 0,
+            failed: None,
+        }
+    }
+
+    /// Makes the file, or opens it to go on, once `bytes` more of it are known to be allowed.
+    fn file(
+        &mut self,
+        path: &str,
+        executable: bool,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<OpenFile<'_>, TreeError> {
+        content::check_path(path)?;
+        if TREE_BYTES_MAX - self.bytes < bytes {
+            return Err(TreeError::Limit {
+                what: "bytes",
+                limit: TREE_BYTES_MAX,
+            });
+        }
+        let known = self.listing.files.get(path);
+        let present = known.map_or(0, |file| file.size);
+        let continues = known.is_some_and(|file| file.executable == executable && 0 < offset);
+        if offset != present || (known.is_some() && !continues) {
+            return Err(TreeError::OutOfOrder {
+                path: path.into(),
+                offset,
+                present,
+            });
+        }
+        let (flags, mode) = if continues {
+            // openat2(2) refuses a mode where nothing is made.
+            (OFlag::O_WRONLY, Mode::empty())
+        } else {
+            self.make_room(path)?;
+            let make = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+            (make, Mode::S_IRUSR | Mode::S_IWUSR)
+        };
+        let directory = self.directory.as_fd();
+        let full_path = self.path.join(path);
+        let file = open_beneath(directory, path, flags, mode)
+            .map_err(|errno| at("make", &full_path)(errno.into()))?;
+        self.bytes += bytes;
+        let state = self.listing.files.entry(path.into());
+        Ok(OpenFile {
+            file: File::from(file),
+            path: full_path,
+            state: state.or_insert_with(|| UploadedFile::new(executable)),
+        })
+    }
+
+    /// Counts a new file and makes the directories above it.
+    fn make_room(&mut self, path: &str) -> Result<(), TreeError> {
+        // Directories count too: otherwise a tree of nothing but directories would have no limit.
+        let entries = self.listing.files.len() + self.directories.len();
+        let above: Vec<&str> = path
+            .match_indices('/')
+            .map(|(end, _)| &path[..end])
+            .collect();
+        if TREE_FILES_MAX as usize <= entries + above.len() {
+            return Err(TreeError::Limit {
+                what: "files and directories",
+                limit: u64::from(TREE_FILES_MAX),
+            });
+        }
+        for directory in above {
+            if self.directories.contains(directory) {
+                continue;
+            }
+            nix::sys::stat::mkdirat(&self.directory, directory, Mode::S_IRWXU)
+                .map_err(|errno| at("make directory", &self.path.join(directory))(errno.into()))?;
+            self.directories.insert(directory.into());
+        }
+        Ok(())
+    }
+}
+
+impl UploadedFile {
+    fn new(executable: bool) -> Self {
+        Self {
+            executable,
+            size: 0,
+            hash: Sha256::new(),
+        }
+    }
+}
+
+const _: () = assert!(TREE_PATH_BYTES_MAX < 4096);
+
+#[cfg(test)]
+mod tests;
