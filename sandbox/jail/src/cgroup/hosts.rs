@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Where a host has its cgroup hierarchies, and the one directory per hierarchy that holds an instance's sandboxes.
+//! What an earlier run left there is swept by `instance`, before the spawner starts.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use cgroups_rs::{
+    Controllers,
+    hierarchies::{self, Mountinfo, UNIFIED_MOUNTPOINT, V1},
+};
+use hearth_protocol::spawner::{CgroupLayout, SandboxId};
+
+use super::SandboxCgroup;
+use crate::failure::{Failure, io_at};
+
+/// Why an instance has no cgroups.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// A controller is mounted nowhere.
+    #[error("cannot find a mounted cgroup hierarchy with the {controller} controller")]
+    NoController {
+        /// Which.
+        controller: &'static str,
+    },
+    /// The instance's directory cannot be made.
+    #[error("cannot make the cgroup {}", path.display())]
+    Make {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The controllers cannot be passed on to sandboxes (v2).
+    #[error("cannot enable the cpu, memory and pids controllers in {}", path.display())]
+    Delegate {
+        /// The `cgroup.subtree_control` file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The hierarchies of this host.
+#[derive(Debug)]
+struct Hierarchies {
+    layout: CgroupLayout,
+    memory: PathBuf,
+    cpu: PathBuf,
+    cpuacct: PathBuf,
+    pids: PathBuf,
+    unified: Option<PathBuf>,
+}
+
+impl Hierarchies {
+    fn find() -> Result<Self, CgroupError> {
+        if hierarchies::is_cgroup2_unified_mode() {
+            let root = PathBuf::from(UNIFIED_MOUNTPOINT);
+            return Ok(Self {
+                layout: CgroupLayout::V2,
+                memory: root.clone(),
+                cpu: root.clone(),
+                cpuacct: root.clone(),
+                pids: root.clone(),
+                unified: Some(root),
+            });
+        }
+        let v1 = V1::new();
+        let of = |controller: Controllers, name| {
+            v1.get_mount_point(controller)
+                .ok_or(CgroupError::NoController { controller: name })
+        };
+        let is_v2 = |mount: &Mountinfo| mount.fs_type.0 == "cgroup2";
+        let unified = hierarchies::mountinfo_self()
+            .into_iter()
+            .find(is_v2)
+            .map(|mount| mount.mount_point);
+        Ok(Self {
+            layout: if unified.is_some() {
+                CgroupLayout::Hybrid
+            } else {
+                CgroupLayout::V1
+            },
+            memory: of(Controllers::Mem, "memory")?,
+            cpu: of(Controllers::Cpu, "cpu")?,
+            cpuacct: of(Controllers::CpuAcct, "cpuacct")?,
+            pids: of(Controllers::Pids, "pids")?,
+            unified,
+        })
+    }
+
+    fn roots(&self) -> Vec<&Path> {
+        let mut all = vec![self.memory.as_path(), &self.cpu, &self.cpuacct, &self.pids];
+        all.extend(self.unified.as_deref());
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+/// Whether every hierarchy that is needed is mounted.
+pub(crate) fn find() -> Result<CgroupLayout, CgroupError> {
+    Hierarchies::find().map(|found| found.layout)
+}
+
+/// The directory of an instance, by the same name in every hierarchy, directly below its mount: found again by any
+/// later start, whichever cgroup that start is in.
+fn directory_name(instance: &str) -> String {
+    format!("hearth-{instance}")
+}
+
+/// The cgroups of one instance.
+#[derive(Debug)]
+pub(crate) struct Cgroups {
+    hierarchies: Hierarchies,
+    directory: String,
+}
+
+impl Cgroups {
+    /// Makes the instance's directories, and on v2 lets the controllers through to the sandboxes'.
+    pub(crate) fn prepare(instance: &str) -> Result<Self, CgroupError> {
+        let hierarchies = Hierarchies::find()?;
+        let directory = directory_name(instance);
+        for root in hierarchies.roots() {
+            let path = root.join(&directory);
+            match fs::create_dir(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(CgroupError::Make { path, source }),
+            }
+        }
+        if hierarchies.layout == CgroupLayout::V2 {
+            delegate(&hierarchies.memory)?;
+            delegate(&hierarchies.memory.join(&directory))?;
+        }
+        Ok(Self {
+            hierarchies,
+            directory,
+        })
+    }
+
+    /// How the files are laid out.
+    pub(crate) fn layout(&self) -> CgroupLayout {
+        self.hierarchies.layout
+    }
+
+    /// Whether writing to `memory.peak` resets it, tried on the instance's own directory.
+    pub(crate) fn peak_resets(&self) -> bool {
+        match self.hierarchies.layout {
+            CgroupLayout::Hybrid | CgroupLayout::V1 => true,
+            CgroupLayout::V2 => {
+                let file = self
+                    .hierarchies
+                    .memory
+                    .join(&self.directory)
+                    .join("memory.peak");
+                fs::OpenOptions::new().write(true).open(file).is_ok()
+            }
+        }
+    }
+
+    /// Makes the cgroups of a sandbox.
+    pub(crate) fn create(&self, sandbox: SandboxId) -> Result<SandboxCgroup, Failure> {
+        let below = |root: &PathBuf| root.join(&self.directory).join(sandbox.0.to_string());
+        let mut cgroup = SandboxCgroup {
+            layout: self.hierarchies.layout,
+            memory: below(&self.hierarchies.memory),
+            cpu: below(&self.hierarchies.cpu),
+            cpuacct: below(&self.hierarchies.cpuacct),
+            pids: below(&self.hierarchies.pids),
+            unified: None,
+        };
+        let made = self.make(&mut cgroup);
+        if made.is_err() {
+            // Best effort on the way out: what stays is swept by the instance's next start.
+            let _left = cgroup.remove();
+        }
+        made.map(|()| cgroup)
+    }
+
+    fn make(&self, cgroup: &mut SandboxCgroup) -> Result<(), Failure> {
+        cgroup.make()?;
+        let Some(root) = &self.hierarchies.unified else {
+            return Ok(());
+        };
+        let path = root
+            .join(&self.directory)
+            .join(cgroup.memory.file_name().unwrap_or_default());
+        if self.hierarchies.layout == CgroupLayout::Hybrid {
+            fs::create_dir(&path).map_err(io_at("make a cgroup"))?;
+        }
+        let directory = File::open(&path).map_err(io_at("open a cgroup"))?;
+        cgroup.unified = Some((path, directory));
+        Ok(())
+    }
+
+    /// Removes the instance's directories, once no sandbox is left.
+    pub(crate) fn remove(&self) {
+        for root in self.hierarchies.roots() {
+            // Where something is left after all, the instance's next start sweeps it.
+            let _left = fs::remove_dir(root.join(&self.directory));
+        }
+    }
+}
+
+fn delegate(directory: &Path) -> Result<(), CgroupError> {
+    let path = directory.join("cgroup.subtree_control");
+    fs::write(&path, "+cpu +memory +pids").map_err(|source| CgroupError::Delegate { path, source })
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! PID 1 of a sandbox. It runs behind every wall, without a capability, from an image that the host never executes,
+//! and does one of two things:
+//!
+//! * one process per call ([`per_call`]): it speaks [`hearth_protocol::init`] with the gateway and starts the function
+//!   anew for each `Run`;
+//! * a resident program ([`resident`]): it starts the one program that the spawner was configured with, and ends when
+//!   that ends.
+//!
+//! A function's process has the same uid as init. What protects init from it: it is not dumpable (no ptrace, no
+//! `/proc/1/mem`), signals from inside its pid namespace do not reach it, and the seccomp profile allows the calls that
+//! change another process's limits or scheduling on oneself only.
+
+mod per_call;
+mod program;
+mod resident;
+
+use std::{ffi::OsString, os::fd::OwnedFd, os::unix::ffi::OsStringExt};
+
+use nix::{
+    errno::Errno,
+    sched::{CpuSet, sched_getaffinity},
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+    unistd::Pid,
+};
+
+use crate::{
+    enter::{numbers, says},
+    sys,
+};
+
+/// Init's first argument where it is to start the resident program; the rest are that program's arguments.
+pub(crate) const RESIDENT_MODE: &str = "resident";
+
+/// Why init ended other than because its gateway went away or its resident program did.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// It was not started by the spawner.
+    #[error("cannot run as init: descriptor {number} is not open")]
+    NotStarted {
+        /// Which.
+        number: i32,
+    },
+    /// A system call failed that cannot fail while the sandbox is intact.
+    #[error("cannot {step}")]
+    Step {
+        /// What was to be done.
+        step: &'static str,
+        /// Why not.
+        source: Errno,
+    },
+    /// The gateway sent something that is no request.
+    #[error("cannot understand the gateway")]
+    Protocol(#[from] hearth_protocol::frame::FrameError),
+}
+
+fn at(step: &'static str) -> impl Fn(Errno) -> InitError {
+    move |source| InitError::Step { step, source }
+}
+
+/// Init's whole life; the value is its exit status. `arguments` are those after the program's name.
+///
+/// # Errors
+/// [`InitError`]; the sandbox is of no further use then, and the spawner removes it.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, InitError> {
+    let control = inherited(numbers::CONTROL)?;
+    let setup = inherited(numbers::SETUP)?;
+    let mut arguments = arguments.into_iter();
+    // Exec has set the dumpable flag from the image's mode (0111: off); this holds for an image that can be read, too.
+    nix::sys::prctl::set_dumpable(false).map_err(at("clear the dumpable flag"))?;
+    let children = watch_children()?;
+    let cores = sched_getaffinity(Pid::from_raw(0)).map_err(at("read the affinity"))?;
+    match arguments.next() {
+        Some(mode) if mode == RESIDENT_MODE => {
+            let image = inherited(numbers::RESIDENT)?;
+            let arguments = arguments.map(OsString::into_vec).collect();
+            resident::run(&control, &setup, &image, arguments, &cores)
+        }
+        _ => {
+            say_up(&setup)?;
+            drop(setup);
+            per_call::run(&control, &children, cores)
+        }
+    }
+}
+
+fn inherited(number: i32) -> Result<OwnedFd, InitError> {
+    sys::fds::inherited(number).ok_or(InitError::NotStarted { number })
+}
+
+/// SIGCHLD as something to poll for, and never as an interruption.
+fn watch_children() -> Result<SignalFd, InitError> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block().map_err(at("block SIGCHLD"))?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    SignalFd::with_flags(&mask, flags).map_err(at("make a signalfd"))
+}
+
+/// Tells the spawner that the sandbox is ready.
+fn say_up(setup: &OwnedFd) -> Result<(), InitError> {
+    use std::os::fd::AsFd;
+    crate::socket::send_waiting(setup.as_fd(), &[says::UP]).map_err(at("tell the spawner"))
+}
+
+/// What a function's process is given, whoever asks: the sandbox's limits and a set of cores.
+fn affinity(wanted: &[u16], own: CpuSet) -> nix::Result<CpuSet> {
+    if wanted.is_empty() {
+        return Ok(own);
+    }
+    let mut set = CpuSet::new();
+    for &core in wanted {
+        set.set(core.into())?;
+    }
+    Ok(set)
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the kernel says of a live sandbox, from the files under `/proc/PID` and the sandbox's own cgroups. Nothing here
+//! looks at what the sandbox was made from: where a wall is missing, its reading says so.
+
+mod parse;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Seek, Write},
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+};
+
+use hearth_protocol::isolation::{IsolationReport, NamespacePair, ProcessReading, WallReading};
+use nix::{
+    sys::memfd::{MFdFlags, memfd_create},
+    unistd::Pid,
+};
+
+use crate::{
+    cgroup::{self, SandboxCgroup},
+    failure::{Failure, at, io_at},
+    idmap::Ids,
+    landlock, namespace,
+};
+
+/// Processes of one sandbox that a report shows; the rest are in `pids.current` among the cgroup files.
+const PROCESSES_MAX: usize = 256;
+
+/// Reads everything. `init` is not reaped while this runs, so the number is still its own.
+pub(crate) fn report(
+    init: Pid,
+    ids: Ids,
+    cgroup: &SandboxCgroup,
+) -> Result<IsolationReport, Failure> {
+    let text = |file: &str| fs::read_to_string(format!("/proc/{init}/{file}"));
+    let map = |file| {
+        text(file)
+            .map(|text| parse::id_map(&text))
+            .map_err(io_at("read an id map"))
+    };
+    let mounts = text("mountinfo").map_err(io_at("read the mounts"))?;
+    let mut report = IsolationReport {
+        level: String::new(),
+        walls: Vec::new(),
+        namespaces: namespaces(init)?,
+        uid_map: map("uid_map")?,
+        gid_map: map("gid_map")?,
+        processes: processes(init, cgroup)?,
+        cgroup: cgroup::readings(cgroup),
+        mounts: mounts.lines().filter_map(parse::mount).collect(),
+        landlock_abi: landlock::abi(),
+    };
+    report.walls = walls(&report, ids);
+    let whole = report.walls.iter().all(|wall| wall.holds);
+    report.level = if whole { "full" } else { "broken" }.to_owned();
+    Ok(report)
+}
+
+fn namespaces(init: Pid) -> Result<BTreeMap<String, NamespacePair>, Failure> {
+    let inode = |process: &str, name: &str| {
+        fs::metadata(format!("/proc/{process}/ns/{name}"))
+            .map(|metadata| metadata.ino())
+            .map_err(io_at("read a namespace's inode"))
+    };
+    let mut all = BTreeMap::new();
+    for name in namespace::NAMES {
+        let pair = NamespacePair {
+            sandbox: inode(&init.to_string(), name)?,
+            host: inode("self", name)?,
+        };
+        all.insert(name.to_owned(), pair);
+    }
+    Ok(all)
+}
+
+/// Init first. A process that ends while it is read is left out.
+fn processes(init: Pid, cgroup: &SandboxCgroup) -> Result<Vec<ProcessReading>, Failure> {
+    let first = process(init.as_raw()).map_err(io_at("read init's status"))?;
+    let mut all = vec![first];
+    let others = cgroup::processes(cgroup)
+        .into_iter()
+        .filter(|pid| *pid != init.as_raw());
+    for pid in others.take(PROCESSES_MAX) {
+        all.extend(process(pid));
+    }
+    Ok(all)
+}
+
+fn process(pid: i32) -> io::Result<ProcessReading> {
+    let text = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let fds = fs::read_dir(format!("/proc/{pid}/fd"))?;
+    let numbers = fds.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut numbers: Vec<u32> = numbers.collect();
+    numbers.sort_unstable();
+    Ok(parse::process(&text("status")?, &text("limits")?, numbers))
+}
+
+/// Each wall with what it rests on.
+fn walls(report: &IsolationReport, ids: Ids) -> Vec<WallReading> {
+    let processes = &report.processes;
+    let every = |holds: &dyn Fn(&ProcessReading) -> bool| processes.iter().all(holds);
+    let apart = report
+        .namespaces
+        .values()
+        .filter(|pair| pair.sandbox != pair.host)
+        .count();
+    let own_ids = [ids.user; 4];
+    let mapped = report.uid_map == ids.map() && report.gid_map == ids.map();
+    let writable: Vec<_> = report
+        .mounts
+        .iter()
+        .filter(|mount| parse::is_writable(mount))
+        .collect();
+    let guarded = report.mounts.iter().all(parse::is_guarded);
+    let limited = cgroup::is_limited(&report.cgroup);
+    let wall = |wall: &str, holds, reading: String| WallReading {
+        wall: wall.to_owned(),
+        holds,
+        reading,
+    };
+    vec![
+        wall(
+            "namespaces",
+            apart == namespace::NAMES.len(),
+            format!(
+                "{apart} of {} differ from the host's",
+                namespace::NAMES.len()
+            ),
+        ),
+        wall(
+            "credentials",
+            mapped && every(&|process| process.uids == own_ids && process.gids == own_ids),
+            format!(
+                "every process is uid and gid {} outside; root inside is {}",
+                ids.user, ids.root
+            ),
+        ),
+        wall(
+            "capabilities",
+            every(&|process| parse::has_no_capability(process) && process.no_new_privs),
+            "all five sets of every process are empty, no_new_privs is set".to_owned(),
+        ),
+        wall(
+            "file_system",
+            guarded && writable.len() == 1,
+            format!("writable: {}", parse::places(&writable)),
+        ),
+        wall(
+            "cgroup",
+            limited,
+            "memory and processes are limited".to_owned(),
+        ),
+        wall(
+            "rlimits",
+            every(&parse::has_limits),
+            "core and real-time priority are 0".to_owned(),
+        ),
+        wall(
+            "landlock",
+            0 < report.landlock_abi,
+            format!(
+                "ABI {}; the kernel shows no process's rules, they were pushed on when they went up",
+                report.landlock_abi
+            ),
+        ),
+        wall(
+            "seccomp",
+            every(&|process| process.seccomp_mode == SECCOMP_FILTER && 0 < process.seccomp_filters),
+            "every process is in filter mode".to_owned(),
+        ),
+    ]
+}
+
+/// SECCOMP_MODE_FILTER (seccomp(2)).
+const SECCOMP_FILTER: u8 = 2;
+
+/// The report as JSON in a memfd, at offset 0.
+pub(crate) fn to_memfd(report: &IsolationReport) -> Result<OwnedFd, Failure> {
+    let memfd = memfd_create(c"isolation", MFdFlags::MFD_CLOEXEC).map_err(at("make a memfd"))?;
+    let mut file = File::from(memfd);
+    let json =
+        serde_json::to_vec(report).map_err(|error| io_at("encode the report")(error.into()))?;
+    file.write_all(&json).map_err(io_at("write the report"))?;
+    file.rewind().map_err(io_at("rewind the report"))?;
+    Ok(file.into())
+}

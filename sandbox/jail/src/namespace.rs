@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! namespaces(7): which are made when. Time is in `clock`, the user namespace's maps are in `idmap`.
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::sethostname,
+};
+
+use crate::{
+    failure::{Failure, at},
+    sys,
+};
+
+/// Made by the clone, as real root: owned by the host's user namespace, so that no process inside has power over any of
+/// them, whatever it does to its own user namespace.
+pub(crate) const WITH_CLONE: libc::c_int = libc::CLONE_NEWPID
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS;
+
+/// All eight, as `/proc/PID/ns` names them.
+pub(crate) const NAMES: [&str; 8] = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup", "time"];
+
+/// The name that a sandbox sees for its host.
+const HOST_NAME: &str = "sandbox";
+
+/// `lo` is up, and the host's name is not to be read.
+pub(crate) fn furnish() -> Result<(), Failure> {
+    sys::network::loopback_up().map_err(at("bring lo up"))?;
+    sethostname(HOST_NAME).map_err(at("set the host name"))
+}
+
+/// Only after the process is in its cgroups: the namespace's root is the cgroup of this moment, and an earlier one
+/// would show the host's paths.
+pub(crate) fn unshare_cgroup() -> Result<(), Failure> {
+    unshare(CloneFlags::CLONE_NEWCGROUP).map_err(at("unshare the cgroup namespace"))
+}
+
+/// The last one: what is made after it would be owned by it.
+pub(crate) fn unshare_user() -> Result<(), Failure> {
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(at("unshare the user namespace"))
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Resource limits (setrlimit(2)) that every process of a sandbox has, soft and hard alike. What a cgroup limits
+//! (memory, processes, CPU time) is not limited here again.
+
+use nix::sys::resource::{Resource, getrlimit};
+
+use crate::{
+    failure::{Failure, at},
+    sys,
+};
+
+/// Each limit with its value. The hard limits hold because no process inside has CAP_SYS_RESOURCE.
+pub(crate) const LIMITS: [(libc::c_int, u64); 9] = [
+    // A core dump would be written by the host's handler, outside every wall.
+    (RLIMIT_CORE, 0),
+    // The usual soft limit, which select(2) can still count to.
+    (RLIMIT_NOFILE, 1024),
+    // The largest scratch that a manifest may ask for is below this; sparse files of exabytes are not needed.
+    (RLIMIT_FSIZE, 16 * 1024 * 1024 * 1024),
+    // The usual default: more would let mmap_base move.
+    (RLIMIT_STACK, 8 * 1024 * 1024),
+    // The kernel's old default of 16 pages; locked pages cannot be reclaimed by the memory cgroup.
+    (RLIMIT_MEMLOCK, 64 * 1024),
+    // No real-time scheduling and no negative nice values.
+    (RLIMIT_RTPRIO, 0),
+    (RLIMIT_NICE, 0),
+    // POSIX message queues are charged to the user, not to the cgroup, and no profile has them.
+    (RLIMIT_MSGQUEUE, 0),
+    // Queued signals are counted per uid; the usual default is host-dependent and larger.
+    (RLIMIT_SIGPENDING, 1024),
+];
+
+const RLIMIT_CORE: libc::c_int = libc::RLIMIT_CORE.cast_signed();
+const RLIMIT_NOFILE: libc::c_int = libc::RLIMIT_NOFILE.cast_signed();
+const RLIMIT_FSIZE: libc::c_int = libc::RLIMIT_FSIZE.cast_signed();
+const RLIMIT_STACK: libc::c_int = libc::RLIMIT_STACK.cast_signed();
+const RLIMIT_MEMLOCK: libc::c_int = libc::RLIMIT_MEMLOCK.cast_signed();
+const RLIMIT_RTPRIO: libc::c_int = libc::RLIMIT_RTPRIO.cast_signed();
+const RLIMIT_NICE: libc::c_int = libc::RLIMIT_NICE.cast_signed();
+const RLIMIT_MSGQUEUE: libc::c_int = libc::RLIMIT_MSGQUEUE.cast_signed();
+const RLIMIT_SIGPENDING: libc::c_int = libc::RLIMIT_SIGPENDING.cast_signed();
+
+/// Sets [`LIMITS`] on the calling process. None of them is a raise on a host with usual limits, so CAP_SYS_RESOURCE
+/// is not needed; where the host's own hard limit is lower still, this fails and names it.
+pub(crate) fn install() -> Result<(), Failure> {
+    for (resource, value) in LIMITS {
+        sys::program::set_rlimit(resource, value).map_err(at("set a resource limit"))?;
+    }
+    Ok(())
+}
+
+/// Whether the calling process has the two limits whose absence would hurt most.
+pub(crate) fn hold() -> Result<bool, Failure> {
+    let read = |resource| getrlimit(resource).map_err(at("read a resource limit"));
+    Ok(read(Resource::RLIMIT_CORE)? == (0, 0) && read(Resource::RLIMIT_RTPRIO)? == (0, 0))
+}

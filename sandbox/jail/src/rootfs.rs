@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The file tree that a sandbox has as its root, built once, from inside, before the sandbox has a user namespace.
+//! What is mounted later is mounted from outside: `mounts`.
+//!
+//! ```text
+//! /              the base tree, a read-only copy of its mount
+//! ├─ proc        processes only (subset=pid), own ones only, read-only
+//! ├─ dev         five devices and five links, read-only
+//! ├─ scratch/tmp tmpfs, the only place that can be written
+//! └─ function    empty until the sandbox is bound
+//! ```
+
+use std::{ffi::CStr, path::Path};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::stat::{Mode, SFlag, makedev, mknod, umask},
+    unistd::{chdir, pivot_root, symlinkat},
+};
+
+use crate::{
+    failure::{Failure, at},
+    mounts::Scratch,
+    sys,
+};
+
+/// Makes `base` the root of the calling process's mount namespace, with everything above, and leaves no way back to the
+/// old one. The namespace must be private (the spawner's is, and a copy of it is).
+pub(crate) fn enter(base: &CStr, scratch: &Scratch) -> Result<(), Failure> {
+    mount_base(base)?;
+    chdir(base).map_err(at("enter the base tree"))?;
+    mount_proc()?;
+    fill_dev()?;
+    mount_scratch(scratch)?;
+    // Puts the old root on top of the new one, which saves a directory for it; then it is taken away.
+    pivot_root(".", ".").map_err(at("pivot into the base tree"))?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(at("detach the old root"))?;
+    chdir("/").map_err(at("enter the new root"))
+}
+
+fn mount_base(base: &CStr) -> Result<(), Failure> {
+    let copy = sys::mount::copy_of(base).map_err(at("copy the base tree's mount"))?;
+    let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    sys::mount::restrict(&copy, attributes).map_err(at("make the base tree read-only"))?;
+    // pivot_root(2) wants a mount point: the copy is mounted over the directory it came from, in this namespace only.
+    sys::mount::attach(&copy, base).map_err(at("mount the base tree"))
+}
+
+/// With `subset=pid` none of the files exist that others have to mask: no `/proc/sys`, `kcore`, `keys`, `timer_list`,
+/// `sysrq-trigger`, `net`. With `hidepid=invisible` init, which is not dumpable, is not even listed. Read-only:
+/// nothing under `/proc/self` can be written either; `/proc/self/fd/N` leads to the file's own mount and still can.
+fn mount_proc() -> Result<(), Failure> {
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(
+        Some("proc"),
+        "proc",
+        Some("proc"),
+        flags,
+        Some("hidepid=invisible,subset=pid"),
+    )
+    .map_err(at("mount proc"))
+}
+
+/// Name, major, minor (Documentation/admin-guide/devices.txt of the kernel).
+const DEVICES: [(&str, u64, u64); 5] = [
+    ("dev/null", 1, 3),
+    ("dev/zero", 1, 5),
+    ("dev/full", 1, 7),
+    ("dev/random", 1, 8),
+    ("dev/urandom", 1, 9),
+];
+
+const LINKS: [(&str, &str); 5] = [
+    ("/proc/self/fd", "dev/fd"),
+    ("/proc/self/fd/0", "dev/stdin"),
+    ("/proc/self/fd/1", "dev/stdout"),
+    ("/proc/self/fd/2", "dev/stderr"),
+    ("/scratch/tmp", "dev/shm"),
+];
+
+/// A tmpfs of the sandbox's own: a lock taken on `/dev/null` is not seen by another tenant. The one mount without
+/// `nodev`, read-only once it is filled.
+fn fill_dev() -> Result<(), Failure> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    // Ten entries and the root directory; nothing in it has content, links of this length live in their inodes.
+    let options = Some("mode=0755,size=4k,nr_inodes=16");
+    mount(Some("dev"), "dev", Some("tmpfs"), flags, options).map_err(at("mount /dev"))?;
+    let before = umask(Mode::empty());
+    for (path, major, minor) in DEVICES {
+        let everyone = Mode::from_bits_truncate(0o666);
+        mknod(path, SFlag::S_IFCHR, everyone, makedev(major, minor))
+            .map_err(at("make a device node"))?;
+    }
+    umask(before);
+    for (target, path) in LINKS {
+        symlinkat(target, nix::fcntl::AT_FDCWD, path).map_err(at("make a link in /dev"))?;
+    }
+    let sealed = flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(None::<&str>, "dev", None::<&str>, sealed, None::<&str>)
+        .map_err(at("make /dev read-only"))
+}
+
+fn mount_scratch(scratch: &Scratch) -> Result<(), Failure> {
+    let options = scratch.options();
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(
+        Some("scratch"),
+        "scratch/tmp",
+        Some("tmpfs"),
+        flags,
+        Some(options.as_str()),
+    )
+    .map_err(at("mount scratch"))
+}
+
+/// Whether the old root is out of reach: `..` of the root is the root, and the mount below it is gone.
+pub(crate) fn is_closed(base: &CStr) -> Result<bool, Failure> {
+    let inode = |path: &Path| {
+        nix::sys::stat::stat(path)
+            .map(|stat| (stat.st_dev, stat.st_ino))
+            .map_err(at("look at the root"))
+    };
+    let root = inode(Path::new("/"))?;
+    let above = inode(Path::new("/.."))?;
+    let host_path = nix::sys::stat::stat(base);
+    Ok(root == above && host_path.is_err())
+}

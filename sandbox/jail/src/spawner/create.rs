@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Making a skeleton: everything prepared, one clone, and two packets on the setup socket, heard when they come.
+
+use std::{
+    ffi::CString,
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use hearth_protocol::spawner::{
+    CREATED_FDS, Cause, Event, Network, Profile, RequestId, SandboxId, SkeletonSpec, Worker,
+};
+use nix::errno::Errno;
+
+use super::{
+    Parts, Spawner, SpawnerError, c_path,
+    events::Source,
+    requests::refused,
+    table::{Sandbox, Starting, State},
+};
+use crate::{
+    cgroup::{self, SandboxCgroup},
+    clock,
+    enter::{self, MAPS_WRITTEN, Plan, says},
+    failure::{Failure, at},
+    idmap::Ids,
+    mounts::Scratch,
+    namespace, seccomp, socket,
+    sys::clone::{Cloned, fork_into},
+    verify,
+};
+
+/// Scratch of a sandbox without a function: room for a resident program that boots, no more.
+const SKELETON_SCRATCH_BYTES: u64 = 1024 * 1024;
+const SKELETON_SCRATCH_INODES: u64 = 64;
+
+/// From the clone to init's word; usually 2 ms. Passing it means that the host is out of memory or worse.
+const START_MS_MAX: u64 = 10_000;
+
+/// A setup packet: its kind, an errno and a step's name.
+const SETUP_PACKET_BYTES_MAX: usize = 256;
+
+/// What a request asks for, checked.
+struct Order<'a> {
+    base: CString,
+    filter: &'a seccomp::Program,
+    worker: Worker,
+    core: Option<u16>,
+}
+
+impl Spawner {
+    /// Begins a skeleton. The answer comes when it is up, or has failed.
+    pub(super) fn create(
+        &mut self,
+        request: RequestId,
+        spec: &SkeletonSpec,
+    ) -> Result<(), SpawnerError> {
+        if let Err(failure) = self.begin(request, spec) {
+            self.answer(request, Err(failure));
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, request: RequestId, spec: &SkeletonSpec) -> Result<(), Failure> {
+        let order = self.parts.check(spec)?;
+        let Some((id, pair, ids)) = self.table.reserve() else {
+            return Err(Failure {
+                step: "make one more sandbox".into(),
+                errno: Errno::EAGAIN,
+            });
+        };
+        match start(&self.parts, &order, id, pair, ids, request) {
+            Ok(sandbox) => self.adopt(id, sandbox),
+            Err(failure) => {
+                self.table.give_back(pair);
+                Err(failure)
+            }
+        }
+    }
+
+    /// From here on the sandbox is ended by destroying it only.
+    fn adopt(&mut self, id: SandboxId, sandbox: Sandbox) -> Result<(), Failure> {
+        self.table.insert(id, sandbox);
+        let watched = self.table.get(id).map_or(Err(Errno::ENOENT), |sandbox| {
+            self.poller.watch(sandbox.pidfd.as_fd(), Source::Exit(id))?;
+            if let Some(oom) = &sandbox.oom {
+                self.poller.watch(oom.as_fd(), Source::Oom(id))?;
+            }
+            match &sandbox.state {
+                State::Starting(starting) => {
+                    self.poller.watch(starting.setup.as_fd(), Source::Setup(id))
+                }
+                _ => Ok(()),
+            }
+        });
+        watched.map_err(|errno| {
+            self.destroy(id, Cause::Destroyed);
+            at("watch the sandbox")(errno)
+        })
+    }
+
+    /// The first process speaks.
+    pub(super) fn hear_setup(&mut self, id: SandboxId) {
+        let Some(Sandbox {
+            state: State::Starting(starting),
+            pid,
+            ids,
+            ..
+        }) = self.table.get(id)
+        else {
+            return;
+        };
+        let mut packet = [0; SETUP_PACKET_BYTES_MAX];
+        let received = match socket::receive(starting.setup.as_fd(), &mut packet) {
+            Ok(received) => received,
+            Err(Errno::EAGAIN | Errno::EINTR) => return,
+            Err(errno) => return self.fail_start(id, at("hear the sandbox")(errno)),
+        };
+        let said = packet.get(..received.bytes).unwrap_or_default();
+        let outcome = match said.first() {
+            Some(&says::MAPS_WANTED) => ids.write_maps(*pid).and_then(|()| {
+                socket::send(starting.setup.as_fd(), &[MAPS_WRITTEN], &[])
+                    .map_err(at("answer the sandbox"))
+            }),
+            Some(&says::UP) => verify::from_outside(*pid, *ids).and_then(|()| self.announce(id)),
+            Some(_) => {
+                Err(enter::read_report(said).unwrap_or_else(|| refused("understand the sandbox")))
+            }
+            // Its end is closed: it died, and its pidfd says so with the exit status.
+            None => Err(Failure {
+                step: "start init".into(),
+                errno: Errno::EPIPE,
+            }),
+        };
+        if let Err(failure) = outcome {
+            self.fail_start(id, failure);
+        }
+    }
+
+    /// The skeleton is up: its descriptors go to the gateway.
+    fn announce(&mut self, id: SandboxId) -> Result<(), Failure> {
+        let Some(sandbox) = self.table.get_mut(id) else {
+            return Ok(());
+        };
+        let mut fds = cgroup::report_files(&sandbox.cgroup)?;
+        let State::Starting(starting) = std::mem::replace(&mut sandbox.state, State::Skeleton)
+        else {
+            return Err(refused("announce the sandbox twice"));
+        };
+        sandbox.announced = true;
+        // A child that is being cloned may hold a copy for a moment, so closing alone would not end the watch.
+        self.poller
+            .forget(starting.setup.as_fd())
+            .map_err(at("leave the setup socket"))?;
+        fds.insert(0, starting.control);
+        debug_assert_eq!(fds.len(), CREATED_FDS);
+        self.link.push(
+            &Event::Created {
+                request: starting.request,
+                sandbox: id,
+            },
+            fds,
+        );
+        Ok(())
+    }
+
+    fn fail_start(&mut self, id: SandboxId, failure: Failure) {
+        if let Some(Sandbox {
+            state: State::Starting(starting),
+            ..
+        }) = self.table.get(id)
+        {
+            let request = starting.request;
+            self.answer(request, Err(failure));
+        }
+        self.destroy(id, Cause::Destroyed);
+    }
+
+    /// Gives up on sandboxes whose walls do not come up in time.
+    pub(super) fn give_up_on_the_late(&mut self) {
+        let now = Instant::now();
+        let late = self.table.ids_where(|sandbox| {
+            matches!(&sandbox.state, State::Starting(starting) if starting.deadline < now)
+        });
+        for id in late {
+            self.fail_start(
+                id,
+                Failure {
+                    step: "start init in time".into(),
+                    errno: Errno::ETIMEDOUT,
+                },
+            );
+        }
+    }
+}
+
+impl Parts {
+    fn check(&self, spec: &SkeletonSpec) -> Result<Order<'_>, Failure> {
+        let filter = match (spec.worker, spec.profile) {
+            (Worker::PerCall, Profile::Default) => &self.filters.default,
+            (Worker::Resident, Profile::Resident) => &self.filters.resident,
+            // An unknown program under the resident's profile, or the reverse: nobody asks for either.
+            (Worker::PerCall, Profile::Resident) | (Worker::Resident, Profile::Default) => {
+                return Err(refused("combine this worker and this seccomp profile"));
+            }
+        };
+        match spec.network {
+            Network::None => {}
+        }
+        if spec.core.is_some_and(|core| !self.cores.contains(&core)) {
+            return Err(refused("pin to this core"));
+        }
+        // A small name holds no slash, and only root writes to this directory.
+        let base = self.bases.join(spec.base.as_str());
+        if !base.is_dir() {
+            return Err(Failure {
+                step: "find the base".into(),
+                errno: Errno::ENOENT,
+            });
+        }
+        Ok(Order {
+            base: c_path(&base),
+            filter,
+            worker: spec.worker,
+            core: spec.core,
+        })
+    }
+}
+
+fn start(
+    parts: &Parts,
+    order: &Order<'_>,
+    id: SandboxId,
+    pair: u32,
+    ids: Ids,
+    request: RequestId,
+) -> Result<Sandbox, Failure> {
+    let cgroup = parts.cgroups.create(id)?;
+    let started = start_in(parts, order, ids, &cgroup);
+    match started {
+        Ok(Started {
+            pid,
+            pidfd,
+            setup,
+            control,
+            oom,
+            scratch,
+        }) => {
+            let deadline = Instant::now() + Duration::from_millis(START_MS_MAX);
+            let state = State::Starting(Starting {
+                request,
+                setup,
+                control,
+                deadline,
+            });
+            Ok(Sandbox {
+                pair,
+                ids,
+                pid,
+                pidfd,
+                cgroup,
+                oom,
+                oom_seen: false,
+                scratch,
+                state,
+                announced: false,
+            })
+        }
+        Err(failure) => {
+            // No process was ever in it, so this cannot be EBUSY; were it something else, the next start sweeps.
+            let _left = cgroup.remove();
+            Err(failure)
+        }
+    }
+}
+
+/// What a clone gives.
+struct Started {
+    pid: nix::unistd::Pid,
+    pidfd: OwnedFd,
+    setup: OwnedFd,
+    control: OwnedFd,
+    oom: Option<nix::sys::eventfd::EventFd>,
+    scratch: Scratch,
+}
+
+fn start_in(
+    parts: &Parts,
+    order: &Order<'_>,
+    ids: Ids,
+    cgroup: &SandboxCgroup,
+) -> Result<Started, Failure> {
+    let tasks = cgroup.tasks()?;
+    let oom = cgroup.watch_oom()?;
+    let (control, init_control) = socket::pair().map_err(at("make the control socket"))?;
+    let (setup, init_setup) = socket::pair().map_err(at("make the setup socket"))?;
+    let scratch = Scratch {
+        bytes: SKELETON_SCRATCH_BYTES,
+        inodes: SKELETON_SCRATCH_INODES,
+        ids,
+    };
+    let resident = (order.worker == Worker::Resident).then(|| parts.resident_image.as_fd());
+    let plan = Plan {
+        base: &order.base,
+        scratch,
+        tasks: &tasks,
+        control: &init_control,
+        setup: &init_setup,
+        image: parts.init_image.as_fd(),
+        resident,
+        argv: if resident.is_some() {
+            &parts.resident_argv
+        } else {
+            &parts.init_argv
+        },
+        filter: order.filter,
+        core: order.core,
+    };
+    clock::unshare_for_children()?;
+    match fork_into(namespace::WITH_CLONE, cgroup.unified())
+        .map_err(at("clone the first process"))?
+    {
+        Cloned::Child => enter::child(&plan),
+        Cloned::Parent { pid, pidfd } => Ok(Started {
+            pid,
+            pidfd,
+            setup,
+            control,
+            oom,
+            scratch,
+        }),
+    }
+}

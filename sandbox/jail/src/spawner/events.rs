@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the spawner waits for, in one epoll(7).
+
+use std::os::fd::BorrowedFd;
+
+use hearth_protocol::spawner::SandboxId;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+/// Who has something to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A request, or room for answers.
+    Gateway,
+    /// SIGTERM and its like.
+    Signals,
+    /// PID 1 of a sandbox has ended.
+    Exit(SandboxId),
+    /// The first process of a sandbox speaks on its setup socket.
+    Setup(SandboxId),
+    /// A sandbox hit its memory limit.
+    Oom(SandboxId),
+}
+
+impl Source {
+    /// Two bits of kind below the sandbox's number.
+    fn token(self) -> u64 {
+        match self {
+            Self::Gateway => 0,
+            Self::Signals => 1 << 2,
+            Self::Exit(id) => (id.0 << 2) | 1,
+            Self::Setup(id) => (id.0 << 2) | 2,
+            Self::Oom(id) => (id.0 << 2) | 3,
+        }
+    }
+
+    fn from_token(token: u64) -> Self {
+        let id = SandboxId(token >> 2);
+        match token & 3 {
+            0 if token == 0 => Self::Gateway,
+            0 => Self::Signals,
+            1 => Self::Exit(id),
+            2 => Self::Setup(id),
+            _ => Self::Oom(id),
+        }
+    }
+}
+
+/// How many events are taken at once.
+const BATCH_LEN: usize = 64;
+
+/// The epoll, and whether it watches for room in the gateway's socket.
+#[derive(Debug)]
+pub(super) struct Poller {
+    epoll: Epoll,
+    writing: bool,
+}
+
+impl Poller {
+    pub(super) fn new(gateway: BorrowedFd<'_>, signals: BorrowedFd<'_>) -> nix::Result<Self> {
+        let poller = Self {
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            writing: false,
+        };
+        poller.watch(gateway, Source::Gateway)?;
+        poller.watch(signals, Source::Signals)?;
+        Ok(poller)
+    }
+
+    /// Until the descriptor is closed or [`Poller::forget`]-ed.
+    pub(super) fn watch(&self, fd: BorrowedFd<'_>, source: Source) -> nix::Result<()> {
+        self.epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.token()))
+    }
+
+    /// A descriptor that stays open but has nothing more to say, or is a child's copy too.
+    pub(super) fn forget(&self, fd: BorrowedFd<'_>) -> nix::Result<()> {
+        self.epoll.delete(fd)
+    }
+
+    /// Whether to wake up as well when the gateway has read something.
+    pub(super) fn set_writing(
+        &mut self,
+        gateway: BorrowedFd<'_>,
+        writing: bool,
+    ) -> nix::Result<()> {
+        if writing == self.writing {
+            return Ok(());
+        }
+        let room = if writing {
+            EpollFlags::EPOLLOUT
+        } else {
+            EpollFlags::empty()
+        };
+        let mut event = EpollEvent::new(EpollFlags::EPOLLIN | room, Source::Gateway.token());
+        self.epoll.modify(gateway, &mut event)?;
+        self.writing = writing;
+        Ok(())
+    }
+
+    /// What happened, after at most this time.
+    pub(super) fn wait(&self, timeout: EpollTimeout) -> nix::Result<Vec<Source>> {
+        let mut events = [EpollEvent::empty(); BATCH_LEN];
+        let count = match self.epoll.wait(&mut events, timeout) {
+            Err(nix::errno::Errno::EINTR) => 0,
+            outcome => outcome?,
+        };
+        Ok(events
+            .iter()
+            .take(count)
+            .map(|event| Source::from_token(event.data()))
+            .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_names_its_source() {
+        let id = SandboxId(1);
+        let many = SandboxId(u64::MAX >> 2);
+        for source in [
+            Source::Gateway,
+            Source::Signals,
+            Source::Exit(id),
+            Source::Setup(id),
+            Source::Oom(id),
+            Source::Oom(many),
+        ] {
+            assert_eq!(Source::from_token(source.token()), source);
+        }
+    }
+}

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Becoming or starting a program: execveat(2) by descriptor, and init's clone-and-exec of a function process.
+
+use std::{
+    ffi::{CStr, CString, c_char, c_int, c_void},
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    ptr,
+};
+
+use nix::{errno::Errno, sched::CpuSet, unistd::Pid};
+
+use super::checked;
+
+/// A NULL-terminated array of C strings, as execve(2) wants it.
+#[derive(Debug, Default)]
+pub(crate) struct Strings {
+    pointers: Vec<*const c_char>,
+    owned: Vec<CString>,
+}
+
+impl Strings {
+    /// Room for `texts`, whose bytes do not move afterwards (a CString's are on the heap).
+    pub(crate) fn new(texts: Vec<CString>) -> Self {
+        let pointers = texts
+            .iter()
+            .map(|text| text.as_ptr())
+            .chain([ptr::null()])
+            .collect();
+        Self {
+            pointers,
+            owned: texts,
+        }
+    }
+
+    /// The first string, if any.
+    pub(crate) fn first(&self) -> Option<&CStr> {
+        self.owned.first().map(CString::as_c_str)
+    }
+
+    /// The strings, for tests to look at.
+    #[cfg(test)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &CStr> {
+        self.owned.iter().map(CString::as_c_str)
+    }
+
+    fn as_ptr(&self) -> *const *const c_char {
+        self.pointers.as_ptr()
+    }
+}
+
+/// Becomes the program that `image` refers to; returns only on failure.
+pub(crate) fn exec_image(image: BorrowedFd<'_>, argv: &Strings, env: &Strings) -> Errno {
+    // SAFETY: execveat(2) reads the empty path and two NULL-terminated arrays of NUL-terminated strings, which
+    // `Strings` keeps alive and unmoved.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            image.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    checked(result).err().unwrap_or(Errno::UnknownErrno)
+}
+
+/// What [`Launcher::start`] executes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Executable<'a> {
+    /// The file at this path.
+    Path(&'a CStr),
+    /// The file behind this descriptor.
+    Image(BorrowedFd<'a>),
+}
+
+/// One process to start.
+#[derive(Debug)]
+pub(crate) struct Launch<'a> {
+    pub(crate) executable: Executable<'a>,
+    pub(crate) argv: &'a Strings,
+    pub(crate) env: &'a Strings,
+    /// Working directory.
+    pub(crate) cwd: &'a CStr,
+    /// What become stdin, stdout and stderr; none of them is 0, 1 or 2 already. Empty: as they are.
+    pub(crate) stdio: &'a [BorrowedFd<'a>],
+    /// A descriptor above 2 that stays open under its number; all others are closed by exec.
+    pub(crate) keep: Option<BorrowedFd<'a>>,
+    /// Cores to begin on.
+    pub(crate) cores: &'a CpuSet,
+    /// Limits, soft and hard alike: `(RLIMIT_*, value)`.
+    pub(crate) rlimits: &'a [(c_int, u64)],
+}
+
+/// The step of a start that failed, in the new process, before exec replaced it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LaunchFailure {
+    /// Which.
+    pub(crate) step: &'static str,
+    /// Why.
+    pub(crate) errno: Errno,
+}
+
+/// Stack of a process between clone and exec: the deepest call chain there is a few hundred bytes.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// Starts processes with CLONE_VM | CLONE_VFORK: no page tables are copied, and the caller sleeps until exec.
+#[derive(Debug)]
+pub(crate) struct Launcher {
+    stack: Vec<u8>,
+}
+
+struct Shared<'a> {
+    launch: &'a Launch<'a>,
+    failure: Option<LaunchFailure>,
+}
+
+impl Launcher {
+    /// Allocates the stack, once.
+    pub(crate) fn new() -> Self {
+        Self {
+            stack: vec![0; STACK_BYTES],
+        }
+    }
+
+    /// Starts one process; its start has happened, or failed and left nothing, when this returns.
+    pub(crate) fn start(&mut self, launch: &Launch<'_>) -> Result<Pid, LaunchFailure> {
+        let mut shared = Shared {
+            launch,
+            failure: None,
+        };
+        let top = self.stack.as_mut_ptr_range().end;
+        let aligned = top.wrapping_sub(top.addr() % STACK_ALIGNMENT);
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        // SAFETY: `aligned` is the 16-byte aligned end of `self.stack`, which is STACK_BYTES long and borrowed for the
+        // whole call. CLONE_VFORK holds this thread until the child has exec'ed or exited, so `shared` outlives every
+        // use in `child`, and nothing else runs in this address space meanwhile: init is single-threaded.
+        let result = unsafe {
+            libc::clone(
+                child,
+                aligned.cast::<c_void>(),
+                flags,
+                (&raw mut shared).cast::<c_void>(),
+            )
+        };
+        match (Errno::result(result), shared.failure) {
+            (Err(errno), _) => Err(LaunchFailure {
+                step: "clone",
+                errno,
+            }),
+            (Ok(pid), Some(failure)) => {
+                // Leaves no zombie that would later be counted as one of the function's processes.
+                let reaped = nix::sys::wait::waitpid(Pid::from_raw(pid), None);
+                debug_assert!(reaped.is_ok(), "the child exited before clone returned");
+                Err(failure)
+            }
+            (Ok(pid), None) => Ok(Pid::from_raw(pid)),
+        }
+    }
+}
+
+/// x86-64 and aarch64 ABIs alike.
+const STACK_ALIGNMENT: usize = 16;
+
+/// Runs in the new process, on the launcher's stack, in init's memory: system calls only, no allocation, no panic.
+extern "C" fn child(shared: *mut c_void) -> c_int {
+    // SAFETY: `Launcher::start` passes a pointer to its `Shared`, and sleeps until this function's process has gone.
+    let shared = unsafe { &mut *shared.cast::<Shared<'_>>() };
+    shared.failure = Some(become_program(shared.launch));
+    super::clone::exit_now(EXIT_NOT_STARTED)
+}
+
+const EXIT_NOT_STARTED: i32 = 127;
+
+/// Returns only on failure.
+fn become_program(launch: &Launch<'_>) -> LaunchFailure {
+    match prepare(launch) {
+        Err(failure) => failure,
+        Ok(()) => LaunchFailure {
+            step: "exec",
+            errno: exec(launch),
+        },
+    }
+}
+
+fn prepare(launch: &Launch<'_>) -> Result<(), LaunchFailure> {
+    let at = |step: &'static str| move |errno: Errno| LaunchFailure { step, errno };
+    // A function process has init's uid, and could have lowered what init passes on: each is set anew.
+    for &(resource, value) in launch.rlimits {
+        set_rlimit(resource, value).map_err(at("rlimit"))?;
+    }
+    nix::sched::sched_setaffinity(Pid::from_raw(0), launch.cores).map_err(at("affinity"))?;
+    normal_priority().map_err(at("priority"))?;
+    default_signals().map_err(at("signals"))?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    // Its own session: signals to a process group stay among the function's processes.
+    // SAFETY: setsid(2) has no precondition; EPERM cannot occur, a new process leads no group.
+    checked_int(unsafe { libc::setsid() }).map_err(at("session"))?;
+    // SAFETY: chdir(2) reads a NUL-terminated path.
+    checked_int(unsafe { libc::chdir(launch.cwd.as_ptr()) }).map_err(at("chdir"))?;
+    close_on_exec_from(3).map_err(at("close"))?;
+    for (number, fd) in (0..).zip(launch.stdio) {
+        super::fds::place(*fd, number).map_err(at("stdio"))?;
+    }
+    launch.keep.map_or(Ok(()), keep_open).map_err(at("keep"))
+}
+
+fn exec(launch: &Launch<'_>) -> Errno {
+    match launch.executable {
+        Executable::Image(image) => exec_image(image, launch.argv, launch.env),
+        Executable::Path(path) => {
+            // SAFETY: execve(2) reads a NUL-terminated path and two NULL-terminated arrays that `Strings` keeps alive.
+            let result =
+                unsafe { libc::execve(path.as_ptr(), launch.argv.as_ptr(), launch.env.as_ptr()) };
+            checked_int(result).err().unwrap_or(Errno::UnknownErrno)
+        }
+    }
+}
+
+fn checked_int(result: c_int) -> nix::Result<()> {
+    Errno::result(result).map(drop)
+}
+
+/// Sets soft and hard limit alike.
+pub(crate) fn set_rlimit(resource: c_int, value: u64) -> nix::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: value,
+        rlim_max: value,
+    };
+    // SAFETY: setrlimit(2) reads one rlimit, which is passed; an unknown resource is EINVAL.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            &raw const limit,
+            ptr::null::<u8>(),
+        )
+    };
+    checked(result).map(drop)
+}
+
+/// SCHED_OTHER at nice 0, whatever the parent has.
+fn normal_priority() -> nix::Result<()> {
+    // SAFETY: sched_param is one integer, for which zero is a value.
+    let parameter: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: sched_setscheduler(2) reads one sched_param.
+    checked_int(unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameter) })?;
+    // SAFETY: setpriority(2) takes integers; 0 is the calling process.
+    checked_int(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) })
+}
+
+/// Nothing ignored (Rust's start-up ignores SIGPIPE) and nothing blocked: what a program expects to begin with.
+fn default_signals() -> nix::Result<()> {
+    use nix::sys::signal::{
+        SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction, sigprocmask,
+    };
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default disposition runs no code of ours. Without CLONE_SIGHAND the table is this process's own.
+    unsafe { sigaction(Signal::SIGPIPE, &default) }?;
+    sigprocmask(
+        nix::sys::signal::SigmaskHow::SIG_SETMASK,
+        Some(&SigSet::empty()),
+        None,
+    )
+}
+
+fn close_on_exec_from(first: u32) -> nix::Result<()> {
+    // SAFETY: close_range(2) takes integers; with this flag it closes nothing now.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    checked(result).map(drop)
+}
+
+fn keep_open(fd: BorrowedFd<'_>) -> nix::Result<()> {
+    let number: RawFd = fd.as_raw_fd();
+    // SAFETY: fcntl(F_SETFD) takes integers.
+    checked_int(unsafe { libc::fcntl(number, libc::F_SETFD, 0) })
+}
