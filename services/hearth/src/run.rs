@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `hearth run DIR`: one invocation behind the same walls, with an instance of its own that leaves nothing behind.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::args::Run;
+use crate::commands;
+use crate::config::{Config, Environment, Flags};
+use crate::exit::{Code, Failure};
+use crate::folder::Builder;
+use crate::instance::Instance;
+use crate::serve::require_root;
+
+/// Builds, deploys to a temporary instance, invokes, and removes everything.
+pub(crate) fn run(arguments: &Run, environment: &Environment) -> Result<(), Failure> {
+    require_root()?;
+    let builder = Builder::new(environment);
+    let folder = commands::open(&arguments.dir)?;
+    if !arguments.no_build {
+        builder
+            .build(&folder)
+            .map_err(|error| commands::folder_failure(&error))?;
+    }
+    let archive = folder
+        .pack(&builder)
+        .map_err(|error| commands::folder_failure(&error))?;
+
+    let home = temporary_home()?;
+    let mut flags = Flags::default();
+    flags.set("listen", "127.0.0.1:0".to_owned());
+    flags.set("data_dir", home.path().join("data").display().to_string());
+    // One invocation needs one shard and few sandboxes, and its log lines only where something is wrong.
+    flags.set("shards", "1".to_owned());
+    flags.set("max_sandboxes", "8".to_owned());
+    let config = Config::load(&flags, None, &Environment::default())?;
+    let instance = Instance::start(&flags, None, &config)?;
+    let client = instance.client()?;
+    let name = &folder.manifest.name;
+    let result = commands::send(&client, name, &archive)
+        .and_then(|_| commands::call(&client, name, arguments.data.as_deref()));
+    instance.stop(&config);
+    result
+}
+
+/// A directory that the gateway's user can pass through.
+fn temporary_home() -> Result<tempfile::TempDir, Failure> {
+    let made = tempfile::Builder::new()
+        .prefix("hearth-run-")
+        .permissions(Permissions::from_mode(0o755))
+        .tempdir();
+    made.map_err(|error| {
+        let text = format!("cannot make a temporary directory: {error}");
+        Failure::of(Code::CannotStart, text)
+    })
+}

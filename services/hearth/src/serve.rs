@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `hearth serve`, up to the point where the monitor takes over.
+
+use nix::sys::signal::Signal;
+
+use crate::args::Serve;
+use crate::config::{Config, Environment};
+use crate::exit::{Code, Failure};
+use crate::{logging, monitor, terminal};
+
+/// Serves until it is told to stop.
+pub(crate) fn serve(arguments: &Serve, environment: &Environment) -> Result<(), Failure> {
+    let settings = &arguments.settings;
+    let config = Config::load(&settings.flags, settings.config.as_deref(), environment)?;
+    require_root()?;
+    logging::start(config.log_format, environment);
+    monitor::check_host()?;
+    if arguments.check {
+        terminal::line("the configuration and this host are fine");
+        return Ok(());
+    }
+    if let Some(parent) = arguments.parent {
+        die_with(parent, Signal::SIGTERM)?;
+    }
+    monitor::run(&config).map_err(monitor::MonitorError::into_failure)
+}
+
+/// Refuses an ordinary user with the very command that works.
+pub(crate) fn require_root() -> Result<(), Failure> {
+    if nix::unistd::Uid::effective().is_root() {
+        return Ok(());
+    }
+    let words: Vec<String> = std::env::args().map(|word| quoted(&word)).collect();
+    Err(Failure::of(
+        Code::NotAllowed,
+        "sandboxes with all their walls need root, and this user is not",
+    )
+    .with_fix(format!("sudo {}", words.join(" "))))
+}
+
+/// Lets the kernel end this process when its parent ends, and ends it now where that has happened already.
+pub(crate) fn die_with(parent: u32, signal: Signal) -> Result<(), Failure> {
+    let set = nix::sys::prctl::set_pdeathsig(signal);
+    set.map_err(|error| Failure::new(Code::CannotStart, &error))?;
+    if std::os::unix::process::parent_id() == parent {
+        return Ok(());
+    }
+    Err(Failure::of(
+        Code::CannotStart,
+        "the process that started this one has ended",
+    ))
+}
+
+/// A word as it has to be typed in a shell.
+fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_=./:,@%+".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_to_type_survives_a_shell() {
+        assert_eq!(quoted("--listen=127.0.0.1:80"), "--listen=127.0.0.1:80");
+        assert_eq!(quoted("my dir"), "'my dir'");
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+        assert_eq!(quoted(""), "''");
+    }
+}
