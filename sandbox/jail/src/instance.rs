@@ -177,10 +177,15 @@ impl DataDir {
         let file = self.path.join("ids");
         let preferred = match read_small(&file)? {
             None => None,
-            Some(text) => Some(text.parse().map_err(|_| InstanceError::Damaged {
-                path: file.clone(),
-                content: text.clone(),
-            })?),
+            Some(content) => match content.parse() {
+                Ok(first) => Some(first),
+                Err(_not_a_number) => {
+                    return Err(InstanceError::Damaged {
+                        path: file,
+                        content,
+                    });
+                }
+            },
         };
         let claim = ids::claim(&self.instance, preferred)?;
         if preferred != Some(claim.block.first) {
@@ -195,7 +200,7 @@ impl DataDir {
     /// # Errors
     /// [`InstanceError::Path`] for the first thing that could not be removed.
     pub fn sweep(&self) -> Result<Swept, InstanceError> {
-        sweep::sweep(&self.path, &self.instance)
+        sweep(&self.path, &self.instance)
     }
 }
 

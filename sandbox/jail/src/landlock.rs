@@ -7,6 +7,7 @@
 //! is replaced, and scratch is replaced between invocations.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use landlock::{
@@ -33,10 +34,13 @@ const DEVICES: [&str; 5] = [
 ];
 
 /// Who is walled in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Rules<'a> {
     /// A sandbox, after pivot_root: read and execute everywhere, write in scratch and to the devices.
-    Sandbox,
+    Sandbox {
+        /// Programs that lie outside the sandbox's tree and are executed by descriptor: init, the resident program.
+        images: &'a [BorrowedFd<'a>],
+    },
     /// The gateway: its state directory, and reading about itself.
     Gateway {
         /// Absolute path of the directory.
@@ -99,16 +103,20 @@ pub fn restrict(rules: Rules<'_>) -> Result<(), LandlockError> {
         return Err(LandlockError::Absent);
     }
     let abi = ABI::from(i32::try_from(number).unwrap_or(0));
-    let grants = match rules {
-        Rules::Sandbox => sandbox_grants(abi),
-        Rules::Gateway { state_dir } => gateway_grants(abi, state_dir),
+    let (grants, images) = match rules {
+        Rules::Sandbox { images } => (sandbox_grants(abi), images),
+        Rules::Gateway { state_dir } => (gateway_grants(abi, state_dir), &[][..]),
     };
     let mut opened = Vec::with_capacity(grants.len());
     for (path, access) in grants {
         let fd = PathFd::new(&path).map_err(|source| LandlockError::OpenPath { path, source })?;
         opened.push((fd, access));
     }
-    let status = enforce(abi, opened).map_err(|source| LandlockError::Ruleset {
+    let execute = make_bitflags!(AccessFs::{Execute | ReadFile});
+    let paths = opened.iter().map(|(fd, access)| (fd.as_fd(), *access));
+    let images = images.iter().map(|image| (*image, execute));
+    let status = enforce(abi, paths.chain(images));
+    let status = status.map_err(|source| LandlockError::Ruleset {
         abi: number,
         source,
     })?;
@@ -147,9 +155,9 @@ fn writable(abi: ABI) -> BitFlags<AccessFs> {
     AccessFs::from_all(abi) & !make_bitflags!(AccessFs::{MakeChar | MakeBlock})
 }
 
-fn enforce(
+fn enforce<'fd>(
     abi: ABI,
-    grants: Vec<(PathFd, BitFlags<AccessFs>)>,
+    grants: impl Iterator<Item = (BorrowedFd<'fd>, BitFlags<AccessFs>)>,
 ) -> Result<RulesetStatus, RulesetError> {
     // Every right of this ABI is required: an answer that the kernel cannot give is an error, not a gap.
     let mut ruleset = Ruleset::default()
@@ -170,8 +178,8 @@ fn enforce(
     created.restrict_self().map(|status| status.ruleset)
 }
 
-/// No port was granted, so binding any must fail with EACCES; where the kernel has no such right, opening a directory
-/// that no rule names would be the same test, but in a sandbox every directory may be read.
+/// No port was granted, so binding any must fail with EACCES. Below ABI 4 there is nothing to push on that is refused by
+/// Landlock alone.
 fn push_on_it(abi: ABI) -> Result<(), LandlockError> {
     if AccessNet::from_all(abi).is_empty() {
         return Ok(());

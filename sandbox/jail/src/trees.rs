@@ -2,10 +2,10 @@
 //! Function files, stored under the hash of their content: `trees/<id>/…`, root-owned, read-only, never changed.
 //!
 //! ```text
-//! begin ─▶ trees/.upload-N/   (0700)   chunk: one piece of one file, hashed as it is written
+//! begin ─▶ trees/.upload-…/   (0700)   chunk: one piece of one file, hashed as it is written
 //!                │ commit: modes, flush, id = SHA-256 of the listing
 //!                ▼ rename(2)
-//!          trees/<id>/        (0555)   remove: rename to .removed-N, deleted piece by piece in `tidy`
+//!          trees/<id>/        (0555)   remove: rename to .removed-…, deleted piece by piece in `tidy`
 //! ```
 //!
 //! The one who uploads is not trusted: paths, sizes and order are checked here, and the source is read, never mapped,
@@ -13,24 +13,23 @@
 
 mod content;
 mod delete;
+mod upload;
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use hearth_protocol::TreeId;
-use hearth_protocol::spawner::{
-    TREE_BYTES_MAX, TREE_CHUNK_BYTES_MAX, TREE_FILES_MAX, TREE_PATH_BYTES_MAX, UploadId,
-};
+use hearth_protocol::spawner::UploadId;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
-use sha2::{Digest, Sha256};
 
-use content::{Listing, Upload, UploadedFile};
+use content::Listing;
+use upload::{Upload, append, append_all, finish};
 
 pub use delete::delete_whole;
 
@@ -39,9 +38,6 @@ const UPLOADS_MAX: usize = 32;
 
 /// How much is read and written at a time, in bytes: fits the caches, few system calls per chunk.
 const COPY_BYTES: usize = 128 * 1024;
-
-/// Up to this many files are flushed one by one; a larger tree by one flush of the whole file system.
-const FLUSHED_SINGLY_MAX: usize = 32;
 
 /// Entries that one call of [`Store::tidy`] deletes: about a millisecond.
 const TIDY_ENTRIES_MAX: usize = 200;
@@ -163,7 +159,8 @@ pub struct NewFile<'a> {
 pub struct Store {
     directory: PathBuf,
     uploads: BTreeMap<UploadId, Upload>,
-    /// For names of uploads and removed trees; the process's own, so it begins anew after a sweep.
+    /// For names of uploads and removed trees, together with the process's id: a spawner before this one may have left
+    /// some, until the next sweep.
     next: u64,
     buffer: Vec<u8>,
 }
@@ -238,7 +235,7 @@ impl Store {
             return Err(TreeError::TooManyUploads);
         }
         let upload = UploadId(self.fresh());
-        let path = self.directory.join(format!(".upload-{}", upload.0));
+        let path = self.hidden("upload", upload.0);
         DirBuilder::new()
             .mode(0o700)
             .create(&path)
@@ -364,6 +361,11 @@ impl Store {
         self.next
     }
 
+    fn hidden(&self, what: &str, number: u64) -> PathBuf {
+        let process = std::process::id();
+        self.directory.join(format!(".{what}-{process}-{number}"))
+    }
+
     fn store(&self, upload: Upload) -> Result<TreeId, TreeError> {
         if let Some(failed) = upload.failed {
             return Err(failed);
@@ -388,7 +390,7 @@ impl Store {
     /// Out of the way at once; deleted by and by.
     fn discard(&mut self, path: &Path) -> Result<(), TreeError> {
         let number = self.fresh();
-        let away = self.directory.join(format!(".removed-{number}"));
+        let away = self.hidden("removed", number);
         fs::rename(path, &away).map_err(at("move away", path))?;
         self.tidy().map(drop)
     }
@@ -422,204 +424,6 @@ fn open_beneath(at: BorrowedFd<'_>, path: &str, flags: OFlag, mode: Mode) -> nix
 fn is_plain_file(stat: &FileStat) -> bool {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
 }
-
-/// Checks a chunk against everything known, then copies it.
-fn append(
-    upload: &mut Upload,
-    chunk: Chunk<'_>,
-    source: BorrowedFd<'_>,
-    buffer: &mut [u8],
-) -> Result<(), TreeError> {
-    if TREE_CHUNK_BYTES_MAX < chunk.bytes {
-        return Err(TreeError::Limit {
-            what: "bytes of one chunk",
-            limit: TREE_CHUNK_BYTES_MAX,
-        });
-    }
-    let bad_source = |problem| TreeError::BadSource {
-        path: chunk.path.into(),
-        problem,
-    };
-    // A pipe or a device could keep the spawner waiting; a plain file cannot.
-    if !fstat(source).is_ok_and(|stat| is_plain_file(&stat)) {
-        return Err(bad_source("it is not a plain file"));
-    }
-    let mut file = upload.file(chunk.path, chunk.executable, chunk.offset, chunk.bytes)?;
-    let mut done = 0;
-    while done < chunk.bytes {
-        let rest = usize::try_from(chunk.bytes - done).unwrap_or(usize::MAX);
-        let piece = &mut buffer[..rest.min(COPY_BYTES)];
-        let position = i64::try_from(chunk.offset + done)
-            .map_err(|_| bad_source("its offset is beyond any file"))?;
-        let read = match nix::sys::uio::pread(source, piece, position) {
-            Ok(0) => return Err(bad_source("it ended early")),
-            Ok(read) => read,
-            Err(Errno::EINTR) => continue,
-            Err(_) => return Err(bad_source("reading failed")),
-        };
-        file.write(&piece[..read])?;
-        done += read as u64;
-    }
-    Ok(())
-}
-
-fn append_all(upload: &mut Upload, file: &NewFile<'_>) -> Result<(), TreeError> {
-    let bytes = file.content.len() as u64;
-    upload
-        .file(file.path, file.executable, 0, bytes)?
-        .write(file.content)
-}
-
-/// Final modes and on disk, files before the directories that name them.
-fn finish(upload: &Upload) -> Result<(), TreeError> {
-    let singly = upload.listing.files.len() <= FLUSHED_SINGLY_MAX;
-    for (path, file) in &upload.listing.files {
-        let opened = open_beneath(
-            upload.directory.as_fd(),
-            path,
-            OFlag::O_RDONLY,
-            Mode::empty(),
-        );
-        let path = upload.path.join(path);
-        let opened = File::from(opened.map_err(|errno| at("open", &path)(errno.into()))?);
-        opened
-            .set_permissions(Permissions::from_mode(file.mode()))
-            .map_err(at("set mode of", &path))?;
-        if singly {
-            opened.sync_all().map_err(at("flush", &path))?;
-        }
-    }
-    let directories = upload.directories.iter().rev().map(PathBuf::from);
-    for directory in directories.chain([PathBuf::new()]) {
-        let path = upload.path.join(directory);
-        let opened = File::open(&path).map_err(at("open", &path))?;
-        opened
-            .set_permissions(Permissions::from_mode(0o555))
-            .map_err(at("set mode of", &path))?;
-        if singly {
-            opened.sync_all().map_err(at("flush", &path))?;
-        }
-    }
-    if !singly {
-        nix::unistd::syncfs(&upload.directory)
-            .map_err(|errno| at("flush", &upload.path)(errno.into()))?;
-    }
-    Ok(())
-}
-
-/// A file of an upload, open at its end.
-struct OpenFile<'a> {
-    file: File,
-    path: PathBuf,
-    state: &'a mut UploadedFile,
-}
-
-impl OpenFile<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), TreeError> {
-        self.file
-            .write_all_at(bytes, self.state.size)
-            .map_err(at("write", &self.path))?;
-        self.state.size += bytes.len() as u64;
-        self.state.hash.update(bytes);
-        Ok(())
-    }
-}
-
-impl Upload {
-    fn new(path: PathBuf, directory: File) -> Self {
-        Self {
-            path,
-            directory,
-            listing: Listing::default(),
-            directories: Default::default(),
-            bytes: 0,
-            failed: None,
-        }
-    }
-
-    /// Makes the file, or opens it to go on, once `bytes` more of it are known to be allowed.
-    fn file(
-        &mut self,
-        path: &str,
-        executable: bool,
-        offset: u64,
-        bytes: u64,
-    ) -> Result<OpenFile<'_>, TreeError> {
-        content::check_path(path)?;
-        if TREE_BYTES_MAX - self.bytes < bytes {
-            return Err(TreeError::Limit {
-                what: "bytes",
-                limit: TREE_BYTES_MAX,
-            });
-        }
-        let known = self.listing.files.get(path);
-        let present = known.map_or(0, |file| file.size);
-        let continues = known.is_some_and(|file| file.executable == executable && 0 < offset);
-        if offset != present || (known.is_some() && !continues) {
-            return Err(TreeError::OutOfOrder {
-                path: path.into(),
-                offset,
-                present,
-            });
-        }
-        let (flags, mode) = if continues {
-            // openat2(2) refuses a mode where nothing is made.
-            (OFlag::O_WRONLY, Mode::empty())
-        } else {
-            self.make_room(path)?;
-            let make = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
-            (make, Mode::S_IRUSR | Mode::S_IWUSR)
-        };
-        let directory = self.directory.as_fd();
-        let full_path = self.path.join(path);
-        let file = open_beneath(directory, path, flags, mode)
-            .map_err(|errno| at("make", &full_path)(errno.into()))?;
-        self.bytes += bytes;
-        let state = self.listing.files.entry(path.into());
-        Ok(OpenFile {
-            file: File::from(file),
-            path: full_path,
-            state: state.or_insert_with(|| UploadedFile::new(executable)),
-        })
-    }
-
-    /// Counts a new file and makes the directories above it.
-    fn make_room(&mut self, path: &str) -> Result<(), TreeError> {
-        // Directories count too: otherwise a tree of nothing but directories would have no limit.
-        let entries = self.listing.files.len() + self.directories.len();
-        let above: Vec<&str> = path
-            .match_indices('/')
-            .map(|(end, _)| &path[..end])
-            .collect();
-        if TREE_FILES_MAX as usize <= entries + above.len() {
-            return Err(TreeError::Limit {
-                what: "files and directories",
-                limit: u64::from(TREE_FILES_MAX),
-            });
-        }
-        for directory in above {
-            if self.directories.contains(directory) {
-                continue;
-            }
-            nix::sys::stat::mkdirat(&self.directory, directory, Mode::S_IRWXU)
-                .map_err(|errno| at("make directory", &self.path.join(directory))(errno.into()))?;
-            self.directories.insert(directory.into());
-        }
-        Ok(())
-    }
-}
-
-impl UploadedFile {
-    fn new(executable: bool) -> Self {
-        Self {
-            executable,
-            size: 0,
-            hash: Sha256::new(),
-        }
-    }
-}
-
-const _: () = assert!(TREE_PATH_BYTES_MAX < 4096);
 
 #[cfg(test)]
 mod tests;

@@ -201,7 +201,7 @@ pub(super) fn fill(tree: &mut Tree<'_>, progress: &mut dyn FnMut(&str)) -> Resul
     for (path, content) in ETC {
         tree.text(path, content)?;
     }
-    progress("base minimal: copying the shell and its tools");
+    progress("copying the shell and its tools");
     let mut libraries = Libraries::default();
     for (package, programs) in PROGRAMS {
         for program in programs {
@@ -319,7 +319,7 @@ fn merged(path: &str) -> String {
 fn copy_certificates(tree: &mut Tree<'_>, progress: &mut dyn FnMut(&str)) -> Result<(), BaseError> {
     if !Path::new(CERTIFICATES).is_file() {
         progress(
-            "base minimal: without CA certificates, the host has none (Debian: apt-get install ca-certificates)",
+            "without CA certificates, the host has none (Debian: apt-get install ca-certificates)",
         );
         return Ok(());
     }
@@ -332,12 +332,10 @@ fn copy_certificates(tree: &mut Tree<'_>, progress: &mut dyn FnMut(&str)) -> Res
 fn copy_time_zones(tree: &mut Tree<'_>, progress: &mut dyn FnMut(&str)) -> Result<(), BaseError> {
     let root = Path::new(TIME_ZONES);
     if !root.is_dir() {
-        progress(
-            "base minimal: without time zones, the host has none (Debian: apt-get install tzdata)",
-        );
+        progress("without time zones, the host has none (Debian: apt-get install tzdata)");
         return Ok(());
     }
-    progress("base minimal: copying time zones");
+    progress("copying time zones");
     let mut pending = vec![(root.to_owned(), 1)];
     while let Some((directory, depth)) = pending.pop() {
         for entry in fs::read_dir(&directory).map_err(at("list", &directory))? {

@@ -272,10 +272,6 @@ fn low(value: u64) -> u32 {
     value as u32
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the shift leaves thirty-two bits"
-)]
 fn high(value: u64) -> u32 {
     (value >> 32) as u32
 }

@@ -405,7 +405,7 @@ fn what_a_rule_allows_is_allowed_and_each_changed_argument_is_not() {
                     Verdict::Allow,
                     "{call:x?}"
                 );
-                for (single, bit) in rule.iter().flat_map(|single| bits_of(single)) {
+                for (single, bit) in rule.iter().flat_map(bits_of) {
                     let mut changed = call;
                     changed.arguments[usize::from(single.argument)] ^= bit;
                     let is_another_rule = spelt_out(&policy)

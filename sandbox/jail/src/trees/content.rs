@@ -8,11 +8,11 @@
 //!
 //! Directories are not listed: there is one for each path that has files below it, and no other.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hearth_protocol::TreeId;
 use hearth_protocol::spawner::TREE_PATH_BYTES_MAX;
@@ -23,18 +23,9 @@ use super::{COPY_BYTES, TreeError, at};
 /// The longest component of a path, in bytes (NAME_MAX).
 const NAME_BYTES_MAX: usize = 255;
 
-/// An upload in progress.
-#[derive(Debug)]
-pub(super) struct Upload {
-    pub(super) path: PathBuf,
-    pub(super) directory: File,
-    pub(super) listing: Listing,
-    pub(super) directories: BTreeSet<String>,
-    /// Of all files together.
-    pub(super) bytes: u64,
-    /// The first chunk that failed.
-    pub(super) failed: Option<TreeError>,
-}
+/// The modes of stored files; directories have the second.
+const READABLE: u32 = 0o444;
+pub(super) const EXECUTABLE: u32 = 0o555;
 
 /// The files of a tree by path.
 #[derive(Debug, Default)]
@@ -52,7 +43,11 @@ pub(super) struct UploadedFile {
 
 impl UploadedFile {
     pub(super) fn mode(&self) -> u32 {
-        if self.executable { 0o555 } else { 0o444 }
+        if self.executable {
+            EXECUTABLE
+        } else {
+            READABLE
+        }
     }
 }
 
@@ -96,11 +91,11 @@ impl Listing {
                 }
                 let mode = metadata.mode() & 0o7777;
                 match (metadata.is_dir(), metadata.is_file(), mode) {
-                    (true, _, 0o555) => pending.push(path),
-                    (_, true, 0o444 | 0o555) => {
+                    (true, _, EXECUTABLE) => pending.push(path),
+                    (_, true, READABLE | EXECUTABLE) => {
                         let name = path.strip_prefix(root).ok().and_then(Path::to_str);
                         let name = name.ok_or_else(|| damaged(&path, "has a strange name"))?;
-                        let file = read_file(&path, mode == 0o555, &mut buffer)?;
+                        let file = read_file(&path, mode, &mut buffer)?;
                         listing.files.insert(name.to_owned(), file);
                     }
                     _ => return Err(damaged(&path, &format!("has mode {mode:04o}"))),
@@ -114,14 +109,14 @@ impl Listing {
     }
 }
 
-fn read_file(path: &Path, executable: bool, buffer: &mut [u8]) -> Result<UploadedFile, TreeError> {
+fn read_file(path: &Path, mode: u32, buffer: &mut [u8]) -> Result<UploadedFile, TreeError> {
     let mut source = fs::OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
         .map_err(at("open", path))?;
     let mut file = UploadedFile {
-        executable,
+        executable: mode == EXECUTABLE,
         size: 0,
         hash: Sha256::new(),
     };

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use hearth_protocol::spawner::{TREE_BYTES_MAX, TREE_CHUNK_BYTES_MAX, TREE_FILES_MAX};
 
 use super::*;
 
@@ -39,7 +42,7 @@ fn upload(
     chunk: Chunk<'_>,
     source: BorrowedFd<'_>,
 ) -> Result<TreeId, TreeError> {
-    let upload = store.begin().unwrap();
+    let upload = store.begin()?;
     store.chunk(upload, chunk, source);
     store.commit(upload)
 }
@@ -88,7 +91,7 @@ fn the_same_content_has_the_same_id_however_it_came() {
         .unwrap();
     assert_eq!(first, second);
     store.verify(&first).unwrap();
-    assert_eq!(store.list().unwrap(), [first.clone()]);
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&first));
     assert_eq!(hidden(&store), 0);
     let root = store.path(&first);
     assert_eq!(fs::read(root.join("a/b/data")).unwrap(), content);
