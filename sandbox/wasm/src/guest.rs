@@ -22,6 +22,9 @@ pub(crate) const WASI_MODULE: &str = "wasi_snapshot_preview1";
 /// What a command exports as its entry.
 pub(crate) const ENTRY: &str = "_start";
 
+/// Linear memories are measured in these (the custom-page-sizes proposal is off).
+const PAGE_BYTES: u64 = 64 << 10;
+
 /// The largest buffer or array, in bytes, that one host call may name. Reads are cut at 64 KiB and writes are not
 /// copied whole, so this only has to be above what a program may reasonably write at once.
 const HOSTCALL_BYTES_MAX: usize = 128 << 20;
@@ -150,10 +153,11 @@ impl Imports {
         module: &Module,
         memory_bytes_max: u64,
     ) -> Result<Program, ProgramError> {
-        let needed = module
+        let pages = module
             .resources_required()
             .max_initial_memory_size
             .unwrap_or(0);
+        let needed = pages.saturating_mul(PAGE_BYTES);
         if memory_bytes_max < needed {
             let limit = memory_bytes_max;
             return Err(ProgramError::InitialMemory { needed, limit });

@@ -58,7 +58,10 @@ fn every_truncation_and_bit_flip_is_refused_or_compiled_but_never_crashes() {
         let mut flipped = module.clone();
         flipped[place] ^= 1 << (place % 8);
         let code = compile(&flipped).status.code();
-        assert!(code == Some(0) || code == EX_DATAERR, "byte {place}: {code:?}");
+        assert!(
+            code == Some(0) || code == EX_DATAERR,
+            "byte {place}: {code:?}"
+        );
     }
 }
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The gateway's side of the socket, as the tests need it.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt as _, FdMapping};
@@ -21,25 +23,35 @@ use rustix::net::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A worker process and the socket to it.
-pub struct Worker {
-    pub process: Child,
+pub(crate) struct Worker {
+    pub(crate) process: Child,
     socket: Option<OwnedFd>,
+    /// What came so far of each invocation that runs, by sequence number.
+    output: RefCell<HashMap<u32, Output>>,
+}
+
+/// What came of one invocation.
+#[derive(Debug, Default)]
+struct Output {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    packets: usize,
 }
 
 /// One finished invocation.
 #[derive(Debug)]
-pub struct Finished {
-    pub seq: u32,
-    pub ending: Ending,
-    pub usage: Usage,
-    pub stdout: Vec<u8>,
-    pub stderr: Vec<u8>,
+pub(crate) struct Finished {
+    pub(crate) seq: u32,
+    pub(crate) ending: Ending,
+    pub(crate) usage: Usage,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
     /// Packets that it took, `Done` included.
-    pub packets: usize,
+    pub(crate) packets: usize,
 }
 
 /// Limits that are in no test's way.
-pub fn roomy() -> Module {
+pub(crate) fn roomy() -> Module {
     Module {
         memory_bytes_max: 256 << 20,
         inflight_max: 64,
@@ -49,7 +61,7 @@ pub fn roomy() -> Module {
 }
 
 /// A `Run` without arguments and variables.
-pub fn run(seq: u32, body_bytes: usize, timeout: Duration) -> Request {
+pub(crate) fn run(seq: u32, body_bytes: usize, timeout: Duration) -> Request {
     Request::Run {
         seq,
         args: vec!["guest".to_owned()],
@@ -60,7 +72,7 @@ pub fn run(seq: u32, body_bytes: usize, timeout: Duration) -> Request {
 }
 
 /// Runs the compiler.
-pub fn compile(module: &[u8]) -> Output {
+pub(crate) fn compile(module: &[u8]) -> std::process::Output {
     let mut compiler = Command::new(env!("CARGO_BIN_EXE_hearth-wasm-compiler"))
         .env_clear()
         .stdin(Stdio::piped())
@@ -74,7 +86,7 @@ pub fn compile(module: &[u8]) -> Output {
 }
 
 /// The artifact of a good module, as a file that is open for reading.
-pub fn artifact(module: &[u8]) -> File {
+pub(crate) fn artifact(module: &[u8]) -> File {
     let output = compile(module);
     let problems = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{problems}");
@@ -82,7 +94,7 @@ pub fn artifact(module: &[u8]) -> File {
 }
 
 /// An open file without a name.
-pub fn file_with(content: &[u8]) -> File {
+pub(crate) fn file_with(content: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(content).unwrap();
     file
@@ -90,7 +102,7 @@ pub fn file_with(content: &[u8]) -> File {
 
 impl Worker {
     /// A booted worker.
-    pub fn boot() -> Self {
+    pub(crate) fn boot() -> Self {
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -112,20 +124,21 @@ impl Worker {
         let worker = Self {
             process,
             socket: Some(ours),
+            output: RefCell::default(),
         };
         assert_eq!(worker.event().0, Event::Booted);
         worker
     }
 
     /// A worker bound to a module.
-    pub fn bound(module: &[u8], limits: Module) -> Self {
+    pub(crate) fn bound(module: &[u8], limits: Module) -> Self {
         let worker = Self::boot();
         worker.bind(limits, &artifact(module));
         assert_eq!(worker.event().0, Event::Bound);
         worker
     }
 
-    pub fn bind(&self, limits: Module, artifact: &File) {
+    pub(crate) fn bind(&self, limits: Module, artifact: &File) {
         let mut packet = Vec::new();
         frame::encode(&Request::Bind(limits), &[], &mut packet).unwrap();
         let fds = [artifact.as_fd()];
@@ -141,13 +154,13 @@ impl Worker {
         .unwrap();
     }
 
-    pub fn send(&self, request: &Request, payload: &[u8]) {
+    pub(crate) fn send(&self, request: &Request, payload: &[u8]) {
         let mut packet = Vec::new();
         frame::encode(request, payload, &mut packet).unwrap();
         self.send_raw(&packet).unwrap();
     }
 
-    pub fn send_raw(&self, packet: &[u8]) -> io::Result<()> {
+    pub(crate) fn send_raw(&self, packet: &[u8]) -> io::Result<()> {
         let no_fds = &mut SendAncillaryBuffer::default();
         sendmsg(
             self.socket(),
@@ -159,7 +172,7 @@ impl Worker {
     }
 
     /// The next event; a panic where none comes or the worker is gone.
-    pub fn event(&self) -> (Event, Vec<u8>) {
+    pub(crate) fn event(&self) -> (Event, Vec<u8>) {
         let mut packet = vec![0; PACKET_BYTES_MAX];
         let (_, length) = recv(self.socket(), &mut *packet, RecvFlags::TRUNC).unwrap();
         assert!(0 < length && length <= PACKET_BYTES_MAX, "{length}");
@@ -168,7 +181,7 @@ impl Worker {
     }
 
     /// Begins an invocation with a body of any size.
-    pub fn begin(&self, seq: u32, body: &[u8], timeout: Duration) {
+    pub(crate) fn begin(&self, seq: u32, body: &[u8], timeout: Duration) {
         let (first, rest) = body.split_at(body.len().min(PAYLOAD_BYTES_MAX));
         self.send(&run(seq, body.len(), timeout), first);
         for piece in rest.chunks(PAYLOAD_BYTES_MAX) {
@@ -176,35 +189,39 @@ impl Worker {
         }
     }
 
-    /// Reads until the next `Done`, which must be the only invocation's.
-    pub fn finish(&self) -> Finished {
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        for packets in 1.. {
+    /// Reads until the next `Done`.
+    pub(crate) fn finish(&self) -> Finished {
+        let mut outputs = self.output.borrow_mut();
+        loop {
             let (event, payload) = self.event();
             match event {
-                Event::Output { stream, .. } => match stream {
-                    Stream::Stdout => stdout.extend(payload),
-                    Stream::Stderr => stderr.extend(payload),
-                },
+                Event::Output { seq, stream } => {
+                    let output = outputs.entry(seq).or_default();
+                    output.packets += 1;
+                    match stream {
+                        Stream::Stdout => output.stdout.extend(payload),
+                        Stream::Stderr => output.stderr.extend(payload),
+                    }
+                }
                 Event::Done { seq, ending, usage } => {
-                    stdout.extend(payload);
+                    let mut output = outputs.remove(&seq).unwrap_or_default();
+                    output.stdout.extend(payload);
                     return Finished {
                         seq,
                         ending,
                         usage,
-                        stdout,
-                        stderr,
-                        packets,
+                        stdout: output.stdout,
+                        stderr: output.stderr,
+                        packets: output.packets + 1,
                     };
                 }
                 event => panic!("{event:?}"),
             }
         }
-        unreachable!()
     }
 
     /// A whole invocation.
-    pub fn invoke(&self, body: &[u8], timeout: Duration) -> Finished {
+    pub(crate) fn invoke(&self, body: &[u8], timeout: Duration) -> Finished {
         self.begin(7, body, timeout);
         let finished = self.finish();
         assert_eq!(finished.seq, 7);
@@ -212,18 +229,18 @@ impl Worker {
     }
 
     /// Closes the socket and gives the worker's exit status.
-    pub fn close(mut self) -> ExitStatus {
+    pub(crate) fn close(mut self) -> ExitStatus {
         self.socket = None;
         self.process.wait().unwrap()
     }
 
     /// Waits for the worker to end by itself.
-    pub fn ended(mut self) -> ExitStatus {
+    pub(crate) fn ended(mut self) -> ExitStatus {
         self.process.wait().unwrap()
     }
 
     /// A field of `/proc/PID/status` or of a thread's, in kB where it is a size.
-    pub fn status_field(&self, task: Option<&str>, field: &str) -> u64 {
+    pub(crate) fn status_field(&self, task: Option<&str>, field: &str) -> u64 {
         let pid = self.process.id();
         let path = task.map_or_else(
             || format!("/proc/{pid}/status"),
@@ -231,7 +248,11 @@ impl Worker {
         );
         let status = std::fs::read_to_string(path).unwrap();
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-        line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+        line.split_ascii_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 
     fn socket(&self) -> &OwnedFd {

@@ -2,7 +2,7 @@
 //! Guests, as WAT. Each does one thing.
 
 /// The imports, a memory of `pages` 64 KiB pages, `body`, and the helpers below.
-pub fn guest(pages: u32, body: &str) -> Vec<u8> {
+pub(crate) fn guest(pages: u32, body: &str) -> Vec<u8> {
     let text = format!("(module {IMPORTS} (memory (export \"memory\") {pages}) {HELPERS} {body})");
     wat::parse_str(text).expect("the test's own WAT")
 }
@@ -40,12 +40,12 @@ const HELPERS: &str = r"
 ";
 
 /// Does nothing.
-pub fn empty() -> Vec<u8> {
+pub(crate) fn empty() -> Vec<u8> {
     guest(1, r#"(func (export "_start"))"#)
 }
 
 /// stdin to stdout.
-pub fn echo() -> Vec<u8> {
+pub(crate) fn echo() -> Vec<u8> {
     guest(
         2,
         r#"(func (export "_start")
@@ -60,7 +60,7 @@ pub fn echo() -> Vec<u8> {
 }
 
 /// Adds one to a global and to a byte of memory, and prints both: `11` in a fresh instance.
-pub fn counter() -> Vec<u8> {
+pub(crate) fn counter() -> Vec<u8> {
     guest(
         1,
         r#"(global $count (mut i32) (i32.const 0))
@@ -77,7 +77,7 @@ pub fn counter() -> Vec<u8> {
 }
 
 /// Exits with the first four bytes of stdin as the code.
-pub fn exit() -> Vec<u8> {
+pub(crate) fn exit() -> Vec<u8> {
     guest(
         1,
         r#"(func (export "_start")
@@ -89,7 +89,7 @@ pub fn exit() -> Vec<u8> {
 }
 
 /// Traps in a function with a name.
-pub fn trap() -> Vec<u8> {
+pub(crate) fn trap() -> Vec<u8> {
     guest(
         1,
         r#"(func $the_culprit unreachable) (func (export "_start") (call $the_culprit))"#,
@@ -97,17 +97,17 @@ pub fn trap() -> Vec<u8> {
 }
 
 /// Never returns.
-pub fn spin() -> Vec<u8> {
+pub(crate) fn spin() -> Vec<u8> {
     guest(1, r#"(func (export "_start") (call $spin))"#)
 }
 
 /// Never finishes being instantiated.
-pub fn spin_in_start() -> Vec<u8> {
+pub(crate) fn spin_in_start() -> Vec<u8> {
     guest(1, r#"(start $spin) (func (export "_start"))"#)
 }
 
 /// Says `up`, then sleeps for an hour.
-pub fn sleep() -> Vec<u8> {
+pub(crate) fn sleep() -> Vec<u8> {
     guest(
         1,
         r#"(data (i32.const 2048) "up")
@@ -118,7 +118,7 @@ pub fn sleep() -> Vec<u8> {
 }
 
 /// Grows its memory until it is refused, then exits 0.
-pub fn grow() -> Vec<u8> {
+pub(crate) fn grow() -> Vec<u8> {
     guest(
         1,
         r#"(func (export "_start")
@@ -127,7 +127,7 @@ pub fn grow() -> Vec<u8> {
 }
 
 /// Grows its table until it is refused, then exits 0.
-pub fn grow_table() -> Vec<u8> {
+pub(crate) fn grow_table() -> Vec<u8> {
     guest(
         1,
         r#"(table $t 1 funcref)
@@ -138,7 +138,7 @@ pub fn grow_table() -> Vec<u8> {
 }
 
 /// Writes 32 KiB to `fd` without end.
-pub fn flood(fd: u32) -> Vec<u8> {
+pub(crate) fn flood(fd: u32) -> Vec<u8> {
     let body = format!(
         r#"(func (export "_start")
             (loop $again
@@ -149,7 +149,7 @@ pub fn flood(fd: u32) -> Vec<u8> {
 }
 
 /// Writes `times` times 32 KiB to stderr.
-pub fn log(times: u32) -> Vec<u8> {
+pub(crate) fn log(times: u32) -> Vec<u8> {
     let body = format!(
         r#"(func (export "_start") (local $left i32)
             (local.set $left (i32.const {times}))
@@ -161,7 +161,7 @@ pub fn log(times: u32) -> Vec<u8> {
 }
 
 /// Calls itself for ever.
-pub fn recurse() -> Vec<u8> {
+pub(crate) fn recurse() -> Vec<u8> {
     guest(
         1,
         r#"(func $deeper (param i32) (result i32)
@@ -171,7 +171,7 @@ pub fn recurse() -> Vec<u8> {
 }
 
 /// Asks for 1,000,000 subscriptions in one `poll_oneoff`, and exits with its errno.
-pub fn subscribe_to_much() -> Vec<u8> {
+pub(crate) fn subscribe_to_much() -> Vec<u8> {
     guest(
         2048,
         r#"(func (export "_start")
@@ -181,7 +181,7 @@ pub fn subscribe_to_much() -> Vec<u8> {
 }
 
 /// Asks for 1 GiB of random bytes, and exits with the errno.
-pub fn draw_much() -> Vec<u8> {
+pub(crate) fn draw_much() -> Vec<u8> {
     guest(
         1,
         r#"(func (export "_start")
@@ -190,7 +190,7 @@ pub fn draw_much() -> Vec<u8> {
 }
 
 /// Prints its arguments and environment, each ended by NUL, then exits with the errno of asking for the first preopen.
-pub fn world() -> Vec<u8> {
+pub(crate) fn world() -> Vec<u8> {
     guest(
         4,
         r#"(func (export "_start")

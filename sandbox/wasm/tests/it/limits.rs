@@ -124,7 +124,10 @@ fn output_beyond_the_limit_ends_the_invocation() {
     let worker = Worker::bound(&guests::echo(), limits);
     let exactly = vec![b'x'; 100_000];
     assert_eq!(worker.invoke(&exactly, AMPLE).stdout, exactly);
-    assert_eq!(worker.invoke(&vec![b'x'; 100_001], AMPLE).ending, Ending::OutputLimit);
+    assert_eq!(
+        worker.invoke(&vec![b'x'; 100_001], AMPLE).ending,
+        Ending::OutputLimit
+    );
 }
 
 #[test]

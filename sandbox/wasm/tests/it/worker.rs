@@ -34,7 +34,7 @@ fn bodies_of_every_size_come_back_as_they_went() {
         PAYLOAD_BYTES_MAX + 1,
         6 << 20,
     ] {
-        let body: Vec<u8> = (0..size).map(|place| (place % 251) as u8).collect();
+        let body: Vec<u8> = (0..=250).cycle().take(size).collect();
         let finished = worker.invoke(&body, AMPLE);
         assert_eq!(finished.ending, Ending::Exited(0));
         assert!(finished.stdout == body, "{size} bytes");
@@ -64,7 +64,10 @@ fn a_trap_tells_what_and_where() {
     let Ending::Trap { text } = worker.invoke(b"", AMPLE).ending else {
         panic!("no trap");
     };
-    assert!(text.contains("unreachable") && text.contains("the_culprit"), "{text}");
+    assert!(
+        text.contains("unreachable") && text.contains("the_culprit"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -86,7 +89,10 @@ fn arguments_and_variables_arrive_and_nothing_else_does() {
     };
     worker.send(&request, &[]);
     let finished = worker.finish();
-    assert_eq!(finished.stdout, b"name\0argument\0KEPT=1\0BOTH=of the call\0");
+    assert_eq!(
+        finished.stdout,
+        b"name\0argument\0KEPT=1\0BOTH=of the call\0"
+    );
     // EBADF: there is no preopened directory.
     assert_eq!(finished.ending, Ending::Exited(8));
 }
@@ -129,7 +135,10 @@ fn a_guest_that_computes_without_end_does_not_stop_the_others() {
     for seq in 2..100 {
         worker.begin(seq, b"quick", AMPLE);
         let finished = worker.finish();
-        assert_eq!((finished.seq, finished.stdout.as_slice()), (seq, b"quick".as_slice()));
+        assert_eq!(
+            (finished.seq, finished.stdout.as_slice()),
+            (seq, b"quick".as_slice())
+        );
     }
     worker.send(&Request::Cancel { seq: 1 }, &[]);
     assert_eq!(worker.finish().ending, Ending::Cancelled);
@@ -160,15 +169,21 @@ fn messages_for_an_invocation_that_has_ended_are_ignored() {
 #[test]
 fn a_truncated_or_foreign_artifact_is_refused() {
     let whole = compile(&guests::echo()).stdout;
-    let mut inputs: Vec<Vec<u8>> =
-        (0..whole.len()).step_by(whole.len() / 16).map(|length| whole[..length].to_vec()).collect();
+    let mut inputs: Vec<Vec<u8>> = (0..whole.len())
+        .step_by(whole.len() / 16)
+        .map(|length| whole[..length].to_vec())
+        .collect();
     inputs.push(guests::echo());
     inputs.push(std::fs::read("/proc/self/exe").unwrap());
     for input in inputs {
         let worker = Worker::boot();
         worker.bind(roomy(), &file_with(&input));
         let (event, _) = worker.event();
-        assert!(matches!(event, Event::Failed { .. }), "{} bytes: {event:?}", input.len());
+        assert!(
+            matches!(event, Event::Failed { .. }),
+            "{} bytes: {event:?}",
+            input.len()
+        );
         assert_eq!(worker.ended().code(), Some(1));
     }
 }
@@ -180,7 +195,10 @@ fn a_module_that_could_never_start_within_its_limit_is_refused_when_it_is_bound(
         memory_bytes_max: 1 << 20,
         ..roomy()
     };
-    worker.bind(limits, &artifact(&guests::guest(17, "(func (export \"_start\"))")));
+    worker.bind(
+        limits,
+        &artifact(&guests::guest(17, "(func (export \"_start\"))")),
+    );
     let (event, _) = worker.event();
     assert!(matches!(event, Event::Failed { message } if message.contains("1114112")));
 }
@@ -189,10 +207,14 @@ fn a_module_that_could_never_start_within_its_limit_is_refused_when_it_is_bound(
 fn a_gateway_that_breaks_the_protocol_ends_the_worker() {
     let body = || Request::Body { seq: 1 };
     let waiting = || run(1, 4, AMPLE);
-    let cases: [(&str, Vec<(Request, &[u8])>); 5] = [
+    type Messages = Vec<(Request, &'static [u8])>;
+    let cases: [(&str, Messages); 5] = [
         ("second bind", vec![(Request::Bind(roomy()), b"")]),
         ("sequence number 0", vec![(run(0, 0, AMPLE), b"")]),
-        ("same number twice", vec![(waiting(), b""), (waiting(), b"")]),
+        (
+            "same number twice",
+            vec![(waiting(), b""), (waiting(), b"")],
+        ),
         ("too much body", vec![(waiting(), b""), (body(), b"12345")]),
         ("too long a body", vec![(run(1, usize::MAX, AMPLE), b"")]),
     ];
@@ -296,5 +318,8 @@ fn the_compiler_takes_a_module_in_pieces() {
         stdin.write_all(piece).unwrap();
     }
     drop(stdin);
-    assert_eq!(compiler.wait_with_output().unwrap().stdout, compile(&module).stdout);
+    assert_eq!(
+        compiler.wait_with_output().unwrap().stdout,
+        compile(&module).stdout
+    );
 }
