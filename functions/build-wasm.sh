@@ -104,10 +104,11 @@ target=$PWD/target/wasm
 
 rust markdown markdown/markdown.wasm
 rust sha256 sha256-wasm/sha256-wasm.wasm
+rust hostile tests/hostile/hostile.wasm
 
 c_missing=$(why_not_c)
 c crc/crc.c crc/crc.wasm -Wl,-z,stack-size=8192
-c tests/bench/echo.c tests/bench/echo.wasm -nostdlib -Wl,-z,stack-size=4096
+c tests/bench/echo-wasm.c tests/bench/echo.wasm -nostdlib -Wl,-z,stack-size=4096
 
 echo "wasm modules: $same same, $updated updated, $differ different, $missing not rebuilt"
 [ "$differ" = 0 ]

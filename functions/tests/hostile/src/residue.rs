@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `leave-marker` leaves something in every place that could outlast an invocation, `find-marker` looks for it there.
+//! Both print a JSON object of places: `left` or why not, `absent` or `found`.
+
+use crate::json::Json;
+use crate::stdio::print;
+use crate::{Mode, Outcome};
+
+pub(crate) const MODES: &[Mode] = &[("leave-marker", "", leave), ("find-marker", "", find)];
+
+const MARKER: &str = "hearth-marker";
+
+fn leave(_: &[&str]) -> Outcome {
+    #[cfg(target_os = "linux")]
+    crate::lifetime::guard()?;
+    let mut places = files(leave_file);
+    places.extend(platform::leave());
+    print(&format!("{}\n", Json::object(places)));
+    Ok(0)
+}
+
+fn find(_: &[&str]) -> Outcome {
+    let mut places = files(find_file);
+    let set = std::env::var_os("HEARTH_MARKER").is_some();
+    places.push(("environment".to_owned(), Json::text(found_if(set))));
+    places.extend(platform::find());
+    print(&format!("{}\n", Json::object(places)));
+    Ok(0)
+}
+
+/// Where a file could stay: the writable places, those that should not be writable, and the working directory.
+fn files(look: fn(&str) -> String) -> Vec<(String, Json)> {
+    [
+        "/tmp",
+        "/var/tmp",
+        "/dev/shm",
+        "/scratch",
+        "/scratch/tmp",
+        "/function",
+        "/",
+        ".",
+    ]
+    .into_iter()
+    .map(|directory| {
+        (
+            format!("file in {directory}"),
+            Json::text(look(&format!("{directory}/{MARKER}"))),
+        )
+    })
+    .collect()
+}
+
+fn leave_file(path: &str) -> String {
+    match std::fs::write(path, MARKER) {
+        Ok(()) => "left".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn find_file(path: &str) -> String {
+    found_if(std::fs::symlink_metadata(path).is_ok())
+}
+
+fn found_if(found: bool) -> String {
+    (if found { "found" } else { "absent" }).to_owned()
+}
+
+#[cfg(target_os = "linux")]
+mod platform {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
+    use super::{MARKER, found_if};
+    use crate::json::Json;
+    use crate::sys::{self, Errno, Fork, call, exit_now};
+
+    /// Of the System V objects.
+    const KEY: i32 = 0x4841_5254;
+
+    const NAME: &std::ffi::CStr = c"hearth-marker";
+    const KEY_SPEC_USER_KEYRING: i32 = -4;
+    const KEYCTL_SEARCH: i32 = 10;
+
+    type Place = (&'static str, Result<i64, Errno>);
+
+    pub(super) fn leave() -> Vec<(String, Json)> {
+        leave_objects()
+            .into_iter()
+            .chain(change_init())
+            .chain(change_self())
+            .chain([("process and abstract socket", leave_daemon())])
+            .map(|(place, result)| (place.to_owned(), Json::text(left(result))))
+            .collect()
+    }
+
+    fn leave_objects() -> [Place; 5] {
+        let (kind, name) = (c"user".as_ptr(), NAME.as_ptr());
+        let flags = libc::IPC_CREAT | 0o600;
+        let (mq_flags, keyring) = (libc::O_CREAT | libc::O_RDWR, KEY_SPEC_USER_KEYRING);
+        [
+            (
+                "System V shared memory",
+                call!(SYS_shmget, KEY, 4096, flags),
+            ),
+            ("System V semaphore", call!(SYS_semget, KEY, 1, flags)),
+            ("System V messages", call!(SYS_msgget, KEY, flags)),
+            (
+                "POSIX message queue",
+                call!(SYS_mq_open, name, mq_flags, 0o600, 0),
+            ),
+            (
+                "key",
+                call!(
+                    SYS_add_key,
+                    kind,
+                    name,
+                    MARKER.as_ptr(),
+                    MARKER.len(),
+                    keyring
+                ),
+            ),
+        ]
+    }
+
+    /// Without a rule against it all of these succeed for a process with init's uid.
+    fn change_init() -> [Place; 4] {
+        let limit = libc::rlimit {
+            rlim_cur: 48,
+            rlim_max: 48,
+        };
+        let (one_core, priority) = ([1_u64], [0_i32]);
+        let idle = libc::SCHED_IDLE;
+        [
+            (
+                "limit of init",
+                call!(SYS_prlimit64, 1, libc::RLIMIT_NOFILE, &raw const limit, 0),
+            ),
+            ("nice value of init", call!(SYS_setpriority, 0, 1, 19)),
+            (
+                "cores of init",
+                call!(SYS_sched_setaffinity, 1, 8, one_core.as_ptr()),
+            ),
+            (
+                "class of init",
+                call!(SYS_sched_setscheduler, 1, idle, priority.as_ptr()),
+            ),
+        ]
+    }
+
+    fn change_self() -> [Place; 4] {
+        let limit = libc::rlimit {
+            rlim_cur: 48,
+            rlim_max: 48,
+        };
+        let (priority, batch) = ([0_i32], libc::SCHED_BATCH);
+        [
+            (
+                "own limit",
+                call!(SYS_prlimit64, 0, libc::RLIMIT_NOFILE, &raw const limit, 0),
+            ),
+            ("own nice value", call!(SYS_setpriority, 0, 0, 19)),
+            (
+                "own class",
+                call!(SYS_sched_setscheduler, 0, batch, priority.as_ptr()),
+            ),
+            ("own umask", call!(SYS_umask, 0)),
+        ]
+    }
+
+    fn errno(error: std::io::Error) -> Errno {
+        Errno(error.raw_os_error().unwrap_or(0))
+    }
+
+    fn left(result: Result<i64, Errno>) -> String {
+        match result {
+            Ok(_) => "left".to_owned(),
+            Err(errno) => errno.name(),
+        }
+    }
+
+    /// A process of another session that keeps a listening socket and the pipes of this invocation open.
+    fn leave_daemon() -> Result<i64, Errno> {
+        let address = SocketAddr::from_abstract_name(MARKER).map_err(errno)?;
+        let listener = UnixListener::bind_addr(&address).map_err(errno)?;
+        if let Fork::Child = sys::fork()? {
+            drop(call!(SYS_setsid));
+            match sys::fork() {
+                Ok(Fork::Child) => sys::sleep_for_ever(),
+                _ => exit_now(0),
+            }
+        }
+        drop(listener);
+        Ok(0)
+    }
+
+    pub(super) fn find() -> Vec<(String, Json)> {
+        let mut places: Vec<(String, Json)> = [
+            (
+                "System V shared memory",
+                call!(SYS_shmget, KEY, 0, 0).is_ok(),
+            ),
+            ("System V semaphore", call!(SYS_semget, KEY, 0, 0).is_ok()),
+            ("System V messages", call!(SYS_msgget, KEY, 0).is_ok()),
+            (
+                "POSIX message queue",
+                call!(SYS_mq_open, NAME.as_ptr(), libc::O_RDONLY, 0, 0).is_ok(),
+            ),
+            ("key", {
+                let (kind, name) = (c"user".as_ptr(), NAME.as_ptr());
+                call!(
+                    SYS_keyctl,
+                    KEYCTL_SEARCH,
+                    KEY_SPEC_USER_KEYRING,
+                    kind,
+                    name,
+                    0
+                )
+                .is_ok()
+            }),
+            ("abstract socket", finds_socket()),
+            ("process", finds_process()),
+        ]
+        .into_iter()
+        .map(|(place, found)| (place.to_owned(), Json::text(found_if(found))))
+        .collect();
+        places.push(("state".to_owned(), Json::object(state())));
+        places
+    }
+
+    fn finds_socket() -> bool {
+        SocketAddr::from_abstract_name(MARKER)
+            .is_ok_and(|address| UnixStream::connect_addr(&address).is_ok())
+    }
+
+    fn finds_process() -> bool {
+        crate::whoami::processes()
+            .into_iter()
+            .any(|pid| pid != 1 && pid != std::process::id())
+    }
+
+    /// What has no marker but a value: to compare with that of a sandbox in which nothing was left.
+    fn state() -> Vec<(String, Json)> {
+        let mut affinity = [0_u64; 16];
+        let cores = call!(
+            SYS_sched_getaffinity,
+            0,
+            size_of_val(&affinity),
+            affinity.as_mut_ptr()
+        );
+        let umask = call!(SYS_umask, 0o077);
+        let values = [
+            ("nice value of init", call!(SYS_getpriority, 0, 1)),
+            ("class of init", call!(SYS_sched_getscheduler, 1)),
+            ("nice value", call!(SYS_getpriority, 0, 0)),
+            ("class", call!(SYS_sched_getscheduler, 0)),
+            ("umask", umask),
+            ("cores", cores.map(|_| affinity[0] as i64)),
+            (
+                "dumpable",
+                call!(SYS_prctl, libc::PR_GET_DUMPABLE, 0, 0, 0, 0),
+            ),
+        ];
+        let mut members: Vec<(String, Json)> = values
+            .into_iter()
+            .map(|(name, value)| match value {
+                Ok(value) => (name.to_owned(), Json::Number(value)),
+                Err(errno) => (name.to_owned(), Json::text(errno.name())),
+            })
+            .collect();
+        for (name, path) in [
+            ("limits", "/proc/self/limits"),
+            ("limits of init", "/proc/1/limits"),
+        ] {
+            members.push((name.to_owned(), crate::whoami::lines(path)));
+        }
+        for name in ["SigBlk", "SigIgn", "SigPnd", "ShdPnd"] {
+            members.push((
+                name.to_owned(),
+                Json::text(crate::whoami::status_field(name)),
+            ));
+        }
+        members
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod platform {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::found_if;
+    use crate::json::Json;
+
+    /// 16 MiB: more than an instance has at the start.
+    const MEMORY_BYTES: usize = 16 * 1024 * 1024;
+
+    /// In the module's data: a new instance must find it 0 again.
+    static GLOBAL: AtomicU32 = AtomicU32::new(0);
+
+    pub(super) fn leave() -> Vec<(String, Json)> {
+        GLOBAL.store(0xA5A5_A5A5, Ordering::Relaxed);
+        let memory = vec![0xA5_u8; MEMORY_BYTES];
+        std::hint::black_box(&memory);
+        // Left in place, as a module does that knows no free.
+        std::mem::forget(memory);
+        ["global", "memory"]
+            .into_iter()
+            .map(|place| (place.to_owned(), Json::text("left")))
+            .collect()
+    }
+
+    pub(super) fn find() -> Vec<(String, Json)> {
+        let global = GLOBAL.load(Ordering::Relaxed) != 0;
+        [("global", global), ("memory", finds_memory())]
+            .into_iter()
+            .map(|(place, found)| (place.to_owned(), Json::text(found_if(found))))
+            .collect()
+    }
+
+    /// Looks at pages that the allocator has not touched: memory.grow must give zeros.
+    fn finds_memory() -> bool {
+        const PAGE_BYTES: usize = 65_536;
+        let first = core::arch::wasm32::memory_grow(0, MEMORY_BYTES / PAGE_BYTES);
+        if first == usize::MAX {
+            return false;
+        }
+        let start: *const u8 = std::ptr::with_exposed_provenance(first * PAGE_BYTES);
+        // SAFETY: memory.grow has just made exactly these bytes, and nothing else knows of them.
+        let fresh = unsafe { std::slice::from_raw_parts(start, MEMORY_BYTES) };
+        fresh.iter().any(|byte| *byte != 0)
+    }
+}
