@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the walls look like: from outside, as the kernel reports them, and from inside, as a hostile function sees them.
+
+use std::collections::BTreeMap;
+
+use hearth_protocol::isolation::IsolationReport;
+use serde_json::Value;
+
+use crate::instance::Instance;
+use crate::package::{Kind, Package};
+use crate::{turn, world};
+
+const NAMESPACES: [&str; 8] = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup", "time"];
+
+const CAPABILITIES: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
+
+/// Attempts that are harmless where they succeed: what they change or show is the function's own.
+const ALLOWED: [&str; 1] = [
+    // Always gives the former id and changes nothing for an id that is not one's own.
+    "setfsuid",
+];
+
+fn hostile(name: &str) -> &'static Instance {
+    let instance = Instance::of_all();
+    instance.deploy(&Package::hostile(
+        name,
+        Kind::Native,
+        "[limits]\ntimeout = \"10s\"",
+    ));
+    instance
+}
+
+fn report(instance: &Instance, name: &str) -> IsolationReport {
+    let answer = instance
+        .manage("GET", &format!("/v1/functions/{name}/isolation"), b"")
+        .expect(200);
+    serde_json::from_slice(&answer.body)
+        .unwrap_or_else(|error| panic!("{error}: {}", answer.text()))
+}
+
+#[test]
+fn the_isolation_report_of_either_kind_shows_every_wall_as_the_kernel_has_it() {
+    let _turn = turn::take!(shared);
+    let instance = Instance::of_all();
+    for kind in Kind::BOTH {
+        let name = format!("walled-{}", kind.as_str());
+        instance.deploy(&Package::hostile(
+            &name,
+            kind,
+            "[limits]\nmemory = \"48MiB\"\npids = 7",
+        ));
+        let report = report(instance, &name);
+        assert_eq!(report.level, "full");
+        for wall in &report.walls {
+            assert!(wall.holds, "{kind:?}: {wall:?}");
+        }
+        for wall in [
+            "namespaces",
+            "credentials",
+            "capabilities",
+            "file_system",
+            "cgroup",
+            "rlimits",
+            "landlock",
+            "seccomp",
+        ] {
+            assert!(
+                report.walls.iter().any(|own| own.wall == wall),
+                "{wall} in {:?}",
+                report.walls
+            );
+        }
+        check_namespaces(&report);
+        check_processes(&report, kind);
+        check_mounts(&report, instance);
+        if kind == Kind::Native {
+            let limit = report.cgroup.iter().find(|(file, _)| {
+                file.contains("memory") && file.contains("limit_in_bytes")
+                    || file.ends_with("memory.max")
+            });
+            let limit = limit.unwrap_or_else(|| panic!("{:?}", report.cgroup));
+            assert_eq!(limit.1.trim(), (48_u64 << 20).to_string(), "{limit:?}");
+            let pids = report
+                .cgroup
+                .iter()
+                .find(|(file, _)| file.ends_with("pids.max"));
+            assert!(pids.is_some(), "{:?}", report.cgroup);
+        }
+    }
+}
+
+fn check_namespaces(report: &IsolationReport) {
+    let own = i32::try_from(std::process::id()).unwrap();
+    assert_eq!(
+        report.namespaces.len(),
+        NAMESPACES.len(),
+        "{:?}",
+        report.namespaces
+    );
+    let known: BTreeMap<&str, _> = report
+        .namespaces
+        .iter()
+        .map(|(name, pair)| (name.as_str(), pair))
+        .collect();
+    for name in NAMESPACES {
+        let pair = known
+            .get(name)
+            .or_else(|| known.get("mount").filter(|_| name == "mnt"));
+        let pair = pair.unwrap_or_else(|| panic!("{name} in {:?}", report.namespaces));
+        assert_ne!(pair.sandbox, pair.host, "{name}");
+        // Of the host's it is known what it must be; the spawner has a mount namespace of its own, and time for children.
+        if !["mnt", "time"].contains(&name) {
+            assert_eq!(
+                world::namespace(own, name),
+                format!("{name}:[{}]", pair.host)
+            );
+        }
+    }
+}
+
+fn check_processes(report: &IsolationReport, kind: Kind) {
+    let count = if kind == Kind::Native { 1 } else { 2 };
+    assert_eq!(report.processes.len(), count, "{:?}", report.processes);
+    for process in &report.processes {
+        assert_eq!(
+            process.capabilities.len(),
+            CAPABILITIES.len(),
+            "{process:?}"
+        );
+        for (set, value) in &process.capabilities {
+            assert!(
+                CAPABILITIES.contains(&set.as_str()) && value.bytes().all(|digit| digit == b'0'),
+                "{process:?}"
+            );
+        }
+        assert!(process.no_new_privs, "{process:?}");
+        assert_eq!(process.seccomp_mode, 2, "{process:?}");
+        assert!(0 < process.seccomp_filters, "{process:?}");
+        for id in process.uids.iter().chain(&process.gids) {
+            assert!(
+                0x7000_0000 <= *id,
+                "an id that somebody on the host may have: {process:?}"
+            );
+        }
+    }
+    for map in [&report.uid_map, &report.gid_map] {
+        assert!(!map.is_empty());
+        for line in map {
+            assert!(0x7000_0000 <= line.outside && line.count == 1, "{line:?}");
+        }
+    }
+}
+
+fn check_mounts(report: &IsolationReport, instance: &Instance) {
+    let root = report.mounts.iter().find(|mount| mount.at == "/").unwrap();
+    let data = instance.home.data().to_string_lossy().into_owned();
+    assert!(
+        root.options.split(',').any(|option| option == "ro"),
+        "{root:?}"
+    );
+    for mount in &report.mounts {
+        assert!(!mount.at.contains(&data), "a host path: {mount:?}");
+        assert!(
+            mount.options.split(',').any(|option| option == "nosuid"),
+            "{mount:?}"
+        );
+    }
+}
+
+#[test]
+fn a_native_function_sees_no_privilege_no_host_and_only_its_own_three_fds() {
+    let _turn = turn::take!(shared);
+    let instance = hostile("whoami");
+    let seen = instance.invoke("whoami", b"whoami\n").expect(200).json();
+    let own = i32::try_from(std::process::id()).unwrap();
+    for set in CAPABILITIES {
+        assert_eq!(seen["status"][set], "0000000000000000", "{set}");
+    }
+    assert_eq!(seen["status"]["NoNewPrivs"], "1");
+    assert_eq!(seen["status"]["Seccomp"], "2");
+    for (field, id) in [("uid", 1000), ("euid", 1000), ("gid", 1000), ("egid", 1000)] {
+        assert_eq!(seen[field], id, "{field}");
+    }
+    assert!(
+        ["", "1000"].contains(&seen["status"]["Groups"].as_str().unwrap()),
+        "{}",
+        seen["status"]
+    );
+    for name in NAMESPACES {
+        assert_ne!(
+            seen["namespaces"][name],
+            world::namespace(own, name),
+            "{name}"
+        );
+    }
+    let fds: Vec<&String> = seen["fds"].as_object().unwrap().keys().collect();
+    assert_eq!(fds, ["0", "1", "2"], "{}", seen["fds"]);
+    assert_eq!(seen["cwd"], "/function");
+    // Init, and itself.
+    assert_eq!(
+        seen["processes"].as_array().unwrap().len(),
+        2,
+        "{}",
+        seen["processes"]
+    );
+    assert_eq!(seen["processes"][0], 1);
+    check_files(&seen, instance);
+}
+
+fn check_files(seen: &Value, instance: &Instance) {
+    for place in [
+        "/",
+        "/function",
+        "/proc",
+        "/dev",
+        "/scratch",
+        "/etc",
+        "/usr",
+    ] {
+        assert_ne!(seen["writes"][place], "ok", "{place}");
+    }
+    for place in ["/tmp", "/var/tmp", "/dev/shm"] {
+        assert_eq!(seen["writes"][place], "ok", "{place}");
+    }
+    for (file, result) in seen["overwrites"].as_object().unwrap() {
+        // A process may make itself the likelier victim, nothing else.
+        if file != "/proc/self/oom_score_adj" {
+            assert_ne!(result, "ok", "{file}");
+        }
+    }
+    let root: Vec<&str> = seen["root"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    for name in [
+        "home", "root", "work", "boot", "sys", "lib", "srv", "mnt", "opt", "media",
+    ] {
+        assert!(!root.contains(&name), "/{name} in {root:?}");
+    }
+    assert_eq!(
+        seen["function"],
+        serde_json::json!(["function.toml", "hostile"])
+    );
+    let text = seen.to_string();
+    for word in [
+        instance.home.path().to_string_lossy().as_ref(),
+        "hearth-e2e",
+        &instance.home.instance(),
+    ] {
+        // The instance's name is not a secret, but what names it is a path of the host.
+        assert!(!text.contains(word), "{word} is visible: {text}");
+    }
+    let interfaces = seen["interfaces"].as_array().map_or(0, |lines| {
+        lines
+            .iter()
+            .filter(|line| {
+                line.as_str()
+                    .is_some_and(|line| line.contains(':') && !line.trim_start().starts_with("lo:"))
+            })
+            .count()
+    });
+    assert_eq!(interfaces, 0, "{}", seen["interfaces"]);
+}
+
+#[test]
+fn no_attempt_to_get_out_succeeds() {
+    let _turn = turn::take!(shared);
+    let instance = hostile("escape");
+    let attempts = instance.invoke("escape", b"escape\n").expect(200).json();
+    let attempts = attempts.as_object().unwrap();
+    assert!(50 < attempts.len(), "{attempts:?}");
+    let got: Vec<&String> = attempts
+        .iter()
+        .filter(|(name, result)| *result == "ok" && !ALLOWED.contains(&name.as_str()))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(got, Vec::<&String>::new(), "{attempts:?}");
+}
+
+#[test]
+fn a_call_of_the_kill_class_ends_the_function_and_the_answer_names_the_profile() {
+    let _turn = turn::take!(shared);
+    let instance = hostile("kill-class");
+    for call in ["reboot", "kexec_load", "init_module", "open_by_handle_at"] {
+        let answer = instance.invoke("kill-class", format!("escape-kill {call}\n").as_bytes());
+        let problem = answer.problem(502, "function_killed");
+        assert_eq!(
+            problem["evidence"]["cause"]["cause"], "seccomp",
+            "{call}: {problem}"
+        );
+        assert_eq!(
+            problem["evidence"]["cause"]["profile"], "default",
+            "{call}: {problem}"
+        );
+    }
+}
+
+#[test]
+fn a_wasm_function_has_no_files_and_an_environment_of_its_own() {
+    let _turn = turn::take!(shared);
+    let instance = Instance::of_all();
+    instance.deploy(&Package::hostile(
+        "wasm-whoami",
+        Kind::Wasm,
+        "[env]\nGREETING = \"hello\"",
+    ));
+    let seen = instance
+        .invoke("wasm-whoami", b"whoami\n")
+        .expect(200)
+        .json();
+    assert_eq!(seen["fds"], serde_json::json!([0, 1, 2]), "{seen}");
+    assert_eq!(seen["preopens"], serde_json::json!([]), "{seen}");
+    for (path, result) in seen["opens"].as_object().unwrap() {
+        assert_ne!(result, "ok", "{path}");
+    }
+    assert_eq!(seen["environment"]["GREETING"], "hello", "{seen}");
+    for name in seen["environment"].as_object().unwrap().keys() {
+        assert!(
+            !name.contains("PATH") && !name.starts_with("HEARTH_"),
+            "{seen}"
+        );
+    }
+}

@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Every limit, hit on purpose: the answer's code and evidence, the receipt, and that what comes after finds nothing of it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::http::{Answer, Connection};
+use crate::instance::Instance;
+use crate::package::{Kind, Package};
+use crate::turn;
+
+const MIB: u64 = 1 << 20;
+
+/// The limits of most tests here: small, so that each is soon reached.
+const TIGHT: &str = "\
+[limits]
+memory = \"64MiB\"
+pids = 16
+timeout = \"1s\"
+scratch = \"4MiB\"
+request = \"64KiB\"
+response = \"256KiB\"
+log = \"32KiB\"
+[scaling]
+max_instances = 4";
+
+/// Time limit of [`TIGHT`].
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the platform may add to a time limit before the caller has the answer, on a machine whose cores are busy.
+const LATE_MAX: Duration = Duration::from_millis(500);
+
+/// How many invocations must succeed after an attack.
+const AFTERWARDS: usize = 20;
+
+/// A deployed hostile program.
+struct Victim {
+    instance: &'static Instance,
+    name: String,
+}
+
+impl Victim {
+    fn new(test: &str, kind: Kind, manifest: &str) -> Self {
+        let instance = Instance::of_all();
+        let name = format!("{test}-{}", kind.as_str());
+        instance.deploy(&Package::hostile(&name, kind, manifest));
+        let victim = Self { instance, name };
+        victim.behaves();
+        victim
+    }
+
+    /// One invocation in this mode.
+    fn attack(&self, mode: &str) -> Answer {
+        self.instance
+            .invoke(&self.name, format!("{mode}\n").as_bytes())
+    }
+
+    fn receipt(&self, answer: &Answer) -> Value {
+        self.instance.receipt(answer.invocation())
+    }
+
+    /// A failure: status, code, the receipt's outcome, and the problem document.
+    fn fails(&self, mode: &str, status: u16, code: &str) -> (Value, Value) {
+        let answer = self.attack(mode);
+        let problem = answer.problem(status, code);
+        let receipt = self.receipt(&answer);
+        assert_eq!(receipt["outcome"], code, "{mode}: {receipt}");
+        assert_eq!(problem["evidence"]["outcome"], code, "{mode}: {problem}");
+        assert_eq!(problem["invocation"], answer.invocation(), "{mode}");
+        (problem, receipt)
+    }
+
+    /// A success, in spite of the limits that were hit.
+    fn succeeds(&self, mode: &str) -> (String, Value) {
+        let answer = self.attack(mode).expect(200);
+        let receipt = self.receipt(&answer);
+        assert_eq!(receipt["outcome"], "ok", "{mode}: {receipt}");
+        (answer.text(), receipt)
+    }
+
+    fn behaves(&self) {
+        assert_eq!(
+            self.attack("print all is well").expect(200).text(),
+            "all is well\n",
+            "{}",
+            self.name
+        );
+    }
+
+    /// The next invocations are as if nothing had happened, and nothing is left on the host.
+    fn recovers(&self) {
+        for _ in 0..AFTERWARDS {
+            self.behaves();
+        }
+        self.instance.assert_clean();
+    }
+}
+
+fn limits_hit(receipt: &Value) -> Vec<&str> {
+    let hit = receipt["limits_hit"]
+        .as_array()
+        .unwrap_or_else(|| panic!("{receipt}"));
+    hit.iter().filter_map(Value::as_str).collect()
+}
+
+#[test]
+fn memory_beyond_the_limit_ends_the_function_with_oom_and_the_peak_as_evidence() {
+    let _turn = turn::take!(alone);
+    for kind in Kind::BOTH {
+        let victim = Victim::new("memory", kind, TIGHT);
+        let (problem, receipt) = victim.fails("memory", 502, "function_killed");
+        let cause = &problem["evidence"]["cause"];
+        assert_eq!(cause["cause"], "oom", "{problem}");
+        assert_eq!(cause["limit_bytes"], 64 * MIB, "{problem}");
+        let peak = cause["peak_bytes"].as_u64().unwrap();
+        assert!((48 * MIB..=64 * MIB).contains(&peak), "{problem}");
+        assert_eq!(limits_hit(&receipt), ["memory"]);
+        victim.recovers();
+    }
+}
+
+#[test]
+fn a_function_that_exceeds_its_cpu_share_is_slowed_down_and_the_receipt_says_so() {
+    let _turn = turn::take!(alone);
+    for kind in Kind::BOTH {
+        let victim = Victim::new("cpu", kind, "[limits]\ncpu = 0.2\ntimeout = \"10s\"");
+        let (_, receipt) = victim.succeeds("burn 300");
+        assert!(limits_hit(&receipt).contains(&"cpu"), "{receipt}");
+        let run_us = receipt["phases"]["run_us"].as_u64().unwrap();
+        let cpu_us = receipt["usage"]["cpu_us"].as_u64().unwrap();
+        // A fifth of a core: at least three times as long as it computed, even with the first period's whole share.
+        assert!(3 * cpu_us <= run_us, "{receipt}");
+        victim.recovers();
+    }
+}
+
+#[test]
+fn a_fork_bomb_and_a_thread_bomb_meet_the_process_limit_and_are_gone_afterwards() {
+    let _turn = turn::take!(alone);
+    let victim = Victim::new("pids", Kind::Native, TIGHT);
+    for mode in ["forkbomb 100", "threads 100"] {
+        let (text, receipt) = victim.succeeds(mode);
+        let made: u64 = text.split([' ', ',']).nth(1).unwrap().parse().unwrap();
+        assert!((10..16).contains(&made), "{text}");
+        assert!(!text.contains("none"), "{text}");
+        assert_eq!(limits_hit(&receipt), ["pids"], "{receipt}");
+        let killed = receipt["residue"]["processes_killed"].as_u64().unwrap();
+        assert_eq!(
+            killed,
+            if mode.starts_with("fork") { made } else { 0 },
+            "{receipt}"
+        );
+        assert_eq!(receipt["residue"]["none"], true, "{receipt}");
+        victim.recovers();
+    }
+    let (_, receipt) = victim.fails("forkbomb 100 stay", 504, "function_timed_out");
+    assert!(limits_hit(&receipt).contains(&"pids"), "{receipt}");
+    victim.recovers();
+}
+
+#[test]
+fn whatever_a_function_does_instead_of_ending_it_ends_at_its_time_limit() {
+    let _turn = turn::take!(alone);
+    let everywhere = [
+        "spin",
+        "sleep",
+        "close-stdout-and-sleep",
+        "drip 100",
+        "read-nothing stay",
+    ];
+    let native = ["stop-self", "ignore-signals", "close-all-and-sleep"];
+    for kind in Kind::BOTH {
+        let victim = Victim::new("timeout", kind, TIGHT);
+        let modes = everywhere.iter().chain(if kind == Kind::Native {
+            &native[..]
+        } else {
+            &[]
+        });
+        for mode in modes {
+            let began = Instant::now();
+            let (problem, receipt) = victim.fails(mode, 504, "function_timed_out");
+            let took = began.elapsed();
+            assert!(
+                TIMEOUT <= took && took <= TIMEOUT + LATE_MAX,
+                "{kind:?} {mode}: {took:?}"
+            );
+            assert_eq!(problem["evidence"]["limit_ms"], 1000, "{mode}: {problem}");
+            assert!(
+                limits_hit(&receipt).contains(&"timeout"),
+                "{mode}: {receipt}"
+            );
+            victim.behaves();
+        }
+        victim.recovers();
+    }
+}
+
+#[test]
+fn scratch_is_limited_in_bytes_and_in_files_and_the_next_invocation_finds_it_empty() {
+    let _turn = turn::take!(alone);
+    let victim = Victim::new("scratch", Kind::Native, TIGHT);
+    for mode in ["scratch-fill", "scratch-inodes"] {
+        let (text, receipt) = victim.succeeds(mode);
+        assert!(text.contains("No space left on device"), "{text}");
+        assert_eq!(limits_hit(&receipt), ["scratch"], "{mode}: {receipt}");
+        assert_eq!(receipt["residue"]["none"], true, "{receipt}");
+        // A second one in the same warm sandbox gets as far as the first.
+        let answer = victim.attack(mode).expect(200);
+        assert_eq!(
+            (answer.header("hearth-start"), answer.text()),
+            (Some("warm"), text)
+        );
+        victim.recovers();
+    }
+    let (text, _) = victim.succeeds("scratch-fill");
+    let written: u64 = text.split([' ', ',']).nth(1).unwrap().parse().unwrap();
+    assert_eq!(written, 4 * MIB, "{text}");
+}
+
+#[test]
+fn a_body_beyond_the_limit_is_refused_before_anything_runs() {
+    let _turn = turn::take!(alone);
+    for kind in Kind::BOTH {
+        let victim = Victim::new("request", kind, TIGHT);
+        let fits = vec![b' '; 64 << 10];
+        assert_eq!(
+            victim.instance.invoke(&victim.name, &fits).status,
+            502,
+            "no mode, but read"
+        );
+
+        let problem = victim
+            .instance
+            .invoke(&victim.name, &vec![b' '; (64 << 10) + 1])
+            .problem(413, "payload_too_large");
+        assert_eq!(problem["evidence"]["limit_bytes"], 64 << 10, "{problem}");
+
+        // Without a length it shows only while it is read.
+        let mut connection = Connection::open(victim.instance.address).unwrap();
+        let head = format!(
+            "POST /invoke/{} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n",
+            victim.name
+        );
+        let mut bytes = head.into_bytes();
+        bytes.extend_from_slice(b"10001\r\n");
+        bytes.extend_from_slice(&vec![b' '; 0x10001]);
+        bytes.extend_from_slice(b"\r\n0\r\n\r\n");
+        std::io::Write::write_all(connection.raw(), &bytes).unwrap();
+        connection
+            .answer()
+            .unwrap()
+            .problem(413, "payload_too_large");
+        victim.recovers();
+    }
+}
+
+#[test]
+fn output_beyond_the_limit_is_an_error_and_breaks_an_answer_that_has_begun() {
+    let _turn = turn::take!(alone);
+    for kind in Kind::BOTH {
+        let small = Victim::new("response-small", kind, "[limits]\nresponse = \"32KiB\"");
+        let (problem, receipt) = small.fails("flood-stdout 100000", 502, "response_too_large");
+        assert_eq!(problem["evidence"]["limit_bytes"], 32 << 10, "{problem}");
+        assert!(
+            (32 << 10) < problem["evidence"]["seen_bytes"].as_u64().unwrap(),
+            "{problem}"
+        );
+        assert_eq!(limits_hit(&receipt), ["response"]);
+        let fits = small.attack("flood-stdout 32768").expect(200);
+        assert_eq!(fits.body.len(), 32 << 10);
+        small.recovers();
+
+        // More than is held back: the status is out already.
+        let large = Victim::new("response-large", kind, TIGHT);
+        for mode in ["flood-stdout", "flood-both", "flood-stdout 262145"] {
+            let mut connection = Connection::open(large.instance.address).unwrap();
+            let path = format!("/invoke/{}", large.name);
+            connection
+                .send("POST", &path, &[], format!("{mode}\n").as_bytes())
+                .unwrap();
+            let (status, headers) = connection.head().unwrap();
+            assert_eq!(status, 200, "{mode}");
+            let id = headers
+                .iter()
+                .find(|(name, _)| name == "hearth-invocation")
+                .unwrap()
+                .1
+                .clone();
+            let mut rest = Vec::new();
+            drop(std::io::Read::read_to_end(connection.raw(), &mut rest));
+            assert!(
+                !rest.ends_with(b"0\r\n\r\n"),
+                "{mode}: half an answer looks like a whole one"
+            );
+            let receipt = large.instance.receipt(&id);
+            assert_eq!(
+                receipt["outcome"], "response_too_large",
+                "{mode}: {receipt}"
+            );
+            large.behaves();
+        }
+        assert_eq!(
+            large.attack("flood-stdout 262144").expect(200).body.len(),
+            256 << 10
+        );
+        large.recovers();
+    }
+}
+
+#[test]
+fn a_log_beyond_the_limit_is_cut_and_counted_and_what_follows_a_line_of_a_mebibyte_arrives() {
+    let _turn = turn::take!(alone);
+    for kind in Kind::BOTH {
+        let victim = Victim::new("log", kind, TIGHT);
+        let (text, receipt) = victim.succeeds("long-log-line");
+        assert_eq!(text, "logged\n");
+        let lines: Vec<(&str, bool)> = receipt["log"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|line| {
+                (
+                    line["text"].as_str().unwrap(),
+                    line["cut"].as_bool().unwrap(),
+                )
+            })
+            .collect();
+        assert_eq!(lines.len(), 5, "{kind:?}");
+        assert_eq!(lines[0], ("before the long line", false));
+        assert!(lines[1].0.starts_with("xxxx") && lines[1].1, "{kind:?}");
+        assert_eq!(lines[4], ("after the long line 3", false));
+        let (cut, kept) = (
+            receipt["log_dropped_bytes"].as_u64().unwrap(),
+            lines[1].0.len() as u64,
+        );
+        assert_eq!(cut + kept, MIB, "{kind:?}");
+        assert_eq!(limits_hit(&receipt), ["log"], "{kind:?}");
+
+        let (text, receipt) = victim.succeeds("flood-stderr 4000000");
+        assert_eq!(text, "done\n");
+        assert_eq!(limits_hit(&receipt), ["log"], "{kind:?}");
+        let dropped = receipt["log_dropped_bytes"].as_u64().unwrap();
+        assert!(
+            (3_900_000..4_000_000).contains(&dropped),
+            "{kind:?}: {dropped}"
+        );
+        victim.recovers();
+    }
+}
+
+#[test]
+fn a_grandchild_that_holds_stdout_does_not_hold_up_the_answer_and_does_not_survive() {
+    let _turn = turn::take!(alone);
+    let victim = Victim::new("daemon", Kind::Native, TIGHT);
+    for mode in ["daemon", "daemon-loud", "daemon-log"] {
+        let mut slowest_us = 0;
+        for _ in 0..5 {
+            let (text, receipt) = victim.succeeds(mode);
+            assert!(
+                text.starts_with("done\n") || text.ends_with("done\n") || text.contains("\ndone\n"),
+                "{text}"
+            );
+            assert_eq!(receipt["residue"]["processes_killed"], 1, "{receipt}");
+            assert_eq!(receipt["residue"]["none"], true, "{receipt}");
+            slowest_us = slowest_us.max(receipt["phases"]["run_us"].as_u64().unwrap());
+        }
+        println!("{mode}: the slowest of five answers took {slowest_us} us");
+        assert!(slowest_us < 150_000, "{mode}: {slowest_us} us");
+        victim.recovers();
+    }
+}
+
+#[test]
+fn a_receipt_agrees_with_what_a_function_is_known_to_have_used() {
+    let _turn = turn::take!(alone);
+    for kind in Kind::BOTH {
+        let victim = Victim::new(
+            "usage",
+            kind,
+            "[limits]\nmemory = \"128MiB\"\ntimeout = \"5s\"",
+        );
+        for burnt_ms in [50, 400] {
+            let (text, receipt) = victim.succeeds(&format!("burn {burnt_ms}"));
+            let said_us: u64 = text.trim().parse().unwrap();
+            let cpu_us = receipt["usage"]["cpu_us"].as_u64().unwrap();
+            println!("{kind:?}: burnt {said_us} us of CPU, the receipt says {cpu_us}");
+            assert!(
+                cpu_us.abs_diff(said_us) <= said_us / 5 + 10_000,
+                "{kind:?}: {said_us} {receipt}"
+            );
+        }
+        for touched in [8 * MIB, 64 * MIB] {
+            let (_, receipt) = victim.succeeds(&format!("touch {touched}"));
+            let peak = receipt["usage"]["memory_peak_bytes"].as_u64().unwrap();
+            println!("{kind:?}: touched {touched} bytes, the receipt says {peak}");
+            assert!(
+                peak.abs_diff(touched) <= 8 * MIB,
+                "{kind:?}: {touched} {receipt}"
+            );
+        }
+        // The peak is this invocation's, not the largest so far.
+        let (_, receipt) = victim.succeeds("print little");
+        assert!(
+            receipt["usage"]["memory_peak_bytes"].as_u64().unwrap() < 16 * MIB,
+            "{receipt}"
+        );
+        victim.recovers();
+    }
+}
+
+#[test]
+fn every_way_of_failing_has_its_own_evidence() {
+    let _turn = turn::take!(alone);
+    for kind in Kind::BOTH {
+        let victim = Victim::new("failing", kind, TIGHT);
+        for code in [1, 3, 255] {
+            let (problem, receipt) = victim.fails(&format!("exit {code}"), 502, "function_failed");
+            assert_eq!(
+                problem["evidence"]["cause"],
+                serde_json::json!({"cause": "exit_code", "code": code})
+            );
+            assert_eq!(limits_hit(&receipt), Vec::<&str>::new());
+        }
+        let (problem, _) = victim.fails("no-such-mode", 502, "function_failed");
+        let tail = problem["evidence"]["stderr_tail"].as_array().unwrap();
+        assert!(
+            tail.last()
+                .unwrap()
+                .as_str()
+                .unwrap()
+                .contains("no mode no-such-mode"),
+            "{problem}"
+        );
+        // What was written before the failure is not the answer.
+        let (problem, _) = victim.fails("output-then-exit 1000 7", 502, "function_failed");
+        assert_eq!(problem["evidence"]["cause"]["code"], 7);
+        assert_eq!(victim.attack("no-output").expect(200).text(), "");
+        victim.recovers();
+    }
+}
+
+#[test]
+fn a_trap_names_its_place_in_the_module() {
+    let _turn = turn::take!(alone);
+    let victim = Victim::new("trapping", Kind::Wasm, TIGHT);
+    for (mode, word) in [
+        ("trap", "unreachable"),
+        ("panic", "unreachable"),
+        ("recurse", "stack"),
+    ] {
+        let (problem, _) = victim.fails(mode, 502, "function_failed");
+        let cause = &problem["evidence"]["cause"];
+        assert_eq!(cause["cause"], "trap", "{mode}: {problem}");
+        let text = cause["text"].as_str().unwrap();
+        assert!(
+            text.contains(word) && text.contains("wasm backtrace"),
+            "{mode}: {text}"
+        );
+        victim.behaves();
+    }
+    victim.recovers();
+}
+
+#[test]
+fn a_function_that_dies_of_a_signal_is_reported_with_it() {
+    let _turn = turn::take!(alone);
+    let victim = Victim::new("signalled", Kind::Native, TIGHT);
+    for (mode, signal) in [
+        ("segfault", 11),
+        ("trap", 6),
+        ("signal 9", 9),
+        ("signal 15", 15),
+        ("recurse", 11),
+    ] {
+        let (problem, _) = victim.fails(mode, 502, "function_killed");
+        let cause = serde_json::json!({"cause": "signal", "signal": signal});
+        assert_eq!(problem["evidence"]["cause"], cause, "{mode}");
+        victim.behaves();
+    }
+    victim.recovers();
+}
+
+#[test]
+fn attacks_on_init_and_on_everything_at_once_change_nothing() {
+    let _turn = turn::take!(alone);
+    let victim = Victim::new("unruly", Kind::Native, TIGHT);
+    for mode in [
+        "kill-all",
+        "kill-init",
+        "exec-chain 200",
+        "zombies 10",
+        "fds",
+        "nasty-log",
+    ] {
+        victim.succeeds(mode);
+        victim.behaves();
+    }
+    victim.recovers();
+}

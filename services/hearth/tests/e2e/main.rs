@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Hearth from outside: the real executable, the real kernel, real functions, over HTTP.
+//!
+//! ```text
+//! instance   a running `hearth serve` and how to talk to it      package    functions as they are deployed
+//! http       one connection, byte by byte                        world      what is on the host because of an instance
+//! turn       which tests may run beside each other               wait       until something holds, or a deadline passes
+//! ```
+//!
+//! The tests are in `bundled` (every function that ships), `isolation`, `limits`, `reuse`, `errors`, `deploys`, `life`
+//! (what is killed, and what then happens) and `load`. They need root; without it each says so and passes.
+
+#[cfg(test)]
+mod http;
+#[cfg(test)]
+mod instance;
+#[cfg(test)]
+mod launch;
+#[cfg(test)]
+mod package;
+#[cfg(test)]
+mod turn;
+#[cfg(test)]
+mod wait;
+#[cfg(test)]
+mod world;
+
+#[cfg(test)]
+mod bundled;
+#[cfg(test)]
+mod deploys;
+#[cfg(test)]
+mod errors;
+#[cfg(test)]
+mod isolation;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod load;
+#[cfg(test)]
+mod reuse;
