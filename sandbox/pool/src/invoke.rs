@@ -150,7 +150,7 @@ async fn run_native(
     let ended = std::mem::replace(&mut run.ended, native::Ended::Lost);
     let outcome = native::judge(ended, &idle, target, record).await;
     let outcome = record.answer(outcome);
-    if let Some(idle) = native::settle(idle, run, &outcome, record).await {
+    if let Some(idle) = native::settle(idle, run, &outcome, target, record).await {
         roster.give_back(idle);
     }
     Some(outcome)

@@ -27,6 +27,7 @@ use crate::{
     output::Pushed,
     record::{Record, micros},
     roster::Idle,
+    sandbox::scratch_inodes,
 };
 
 /// After the main process's exit its descendants are killed at once, so the pipes end by themselves; a descendant that
@@ -43,6 +44,9 @@ const DEATH_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Charged bytes within this of the baseline count as none (design.md section 2): the kernel charges in batches of 64
 /// pages per core.
 const RESIDUE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What tmpfs counts in: pages.
+const SCRATCH_BLOCK_BYTES: u64 = 4096;
 
 /// Init's events are short: a step's name and a number. In bytes.
 const EVENT_BYTES_MAX: usize = 1024;
@@ -277,6 +281,7 @@ pub(crate) async fn settle(
     idle: Idle,
     run: Run,
     outcome: &Outcome,
+    target: &Target,
     record: &mut Record,
 ) -> Option<Idle> {
     let began = Instant::now();
@@ -295,6 +300,9 @@ pub(crate) async fn settle(
         Some(clean) => clean,
         None => wait_for_clean(&idle).await?,
     };
+    if is_full(scratch, target) {
+        record.hit(LimitHit::Scratch);
+    }
     if !scratch.is_empty() {
         idle.sandbox.renew().await.ok()?;
     }
@@ -302,6 +310,14 @@ pub(crate) async fn settle(
     idle.sandbox.gauges.reset_memory_peak();
     record.phases.reset_us = micros(began);
     idle_if_clean(idle, record)
+}
+
+/// Whether the scratch was left without a free block or without a free inode.
+fn is_full(scratch: ScratchUse, target: &Target) -> bool {
+    let blocks_max = target.limits.scratch_bytes / SCRATCH_BLOCK_BYTES;
+    // The root of an empty mount is not counted in `scratch`, but against the limit.
+    let inodes_max = scratch_inodes(target) - 1;
+    blocks_max <= scratch.blocks || inodes_max <= scratch.inodes
 }
 
 fn idle_if_clean(mut idle: Idle, record: &Record) -> Option<Idle> {

@@ -164,7 +164,7 @@ impl Sandbox {
             pids: target.limits.pids,
             cpu_millis: target.limits.cpu_millis,
             scratch_bytes: target.limits.scratch_bytes,
-            scratch_inodes: target.limits.scratch_bytes / SCRATCH_BYTES_PER_INODE + 16,
+            scratch_inodes: scratch_inodes(target),
         };
         self.link
             .bind(self.id, target.tree.clone(), Handover::Mount, limits)
@@ -255,6 +255,11 @@ pub(crate) fn skeleton_spec(target: &Target, core: Option<u16>) -> SkeletonSpec 
         network: Network::None,
         core: pinned(target, core),
     }
+}
+
+/// How many inodes the scratch of a native function has, its root among them.
+pub(crate) fn scratch_inodes(target: &Target) -> u64 {
+    target.limits.scratch_bytes / SCRATCH_BYTES_PER_INODE + 16
 }
 
 /// Up to one core of CPU a worker stays on its shard's core: a hop to the other core costs six to eleven times one on
