@@ -13,6 +13,8 @@
 
 mod assembler;
 mod constants;
+#[cfg(test)]
+mod live;
 mod profile;
 #[cfg(test)]
 mod reference;

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -70,11 +71,17 @@ fn cgroups_named(name: &str) -> Result<Vec<PathBuf>, InstanceError> {
         .map(|path| path.trim_start_matches('/'))
         .collect();
     let mut found = Vec::new();
+    // One hierarchy may be mounted in several places: a cgroup is known by device and inode, not by its path.
+    let mut known = BTreeSet::new();
     for (_, root) in roots {
         for parent in std::iter::once(&"").chain(&below) {
             let cgroup = root.join(parent).join(name);
-            if cgroup.is_dir() && !found.contains(&cgroup) {
-                found.push(cgroup);
+            match fs::metadata(&cgroup) {
+                Ok(metadata) if known.insert((metadata.dev(), metadata.ino())) => {
+                    found.push(cgroup);
+                }
+                // Known already, or none here. A hierarchy that cannot be read at all is one that nothing of ours is in.
+                Ok(_) | Err(_) => {}
             }
         }
     }
@@ -204,4 +211,80 @@ fn remove_unfinished(parent: &Path) -> Result<usize, InstanceError> {
         }
     }
     Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    fn roots() -> Vec<PathBuf> {
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mut roots: Vec<PathBuf> = mountinfo
+            .lines()
+            .filter_map(hierarchy_of)
+            .map(|(_, root)| root)
+            .collect();
+        let mut known = BTreeSet::new();
+        roots.retain(|root| fs::metadata(root).is_ok_and(|metadata| known.insert(metadata.dev())));
+        roots
+    }
+
+    /// An instance's cgroups as a killed run leaves them: two sandboxes, the second with processes.
+    struct LeftBehind {
+        name: String,
+        process: Child,
+    }
+
+    fn leave_behind(instance: &str) -> LeftBehind {
+        let name = format!("hearth-{instance}");
+        let process = Command::new("/bin/sh")
+            .args(["-c", "trap '' TERM; read x"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        for root in roots() {
+            for sandbox in ["1", "2"] {
+                let cgroup = root.join(&name).join(sandbox);
+                fs::create_dir_all(&cgroup).unwrap();
+            }
+            let procs = root.join(&name).join("2/cgroup.procs");
+            // cpuset takes no process before it has cores; the others suffice.
+            if fs::write(procs, process.id().to_string()).is_err() {
+                println!("not entered: {}", root.display());
+            }
+        }
+        LeftBehind { name, process }
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_killed_and_removed_and_nothing_of_another_instance() {
+        if !nix::unistd::geteuid().is_root() || roots().is_empty() {
+            println!("SKIPPED: making cgroups needs root and a mounted hierarchy");
+            return;
+        }
+        let data = tempfile::tempdir().unwrap();
+        fs::create_dir_all(data.path().join("trees/.upload-1-1/a/b")).unwrap();
+        fs::create_dir_all(data.path().join("trees/kept")).unwrap();
+        let own = format!("f{:07x}", std::process::id());
+        let others = format!("e{:07x}", std::process::id());
+        let mut ours = leave_behind(&own);
+        let mut theirs = leave_behind(&others);
+
+        let swept = sweep(data.path(), &own).unwrap();
+
+        assert!(1 <= swept.processes && swept.directories == 1, "{swept:?}");
+        assert_eq!(swept.cgroups, roots().len() * 3);
+        assert!(!ours.process.wait().unwrap().success());
+        assert!(theirs.process.try_wait().unwrap().is_none());
+        assert!(data.path().join("trees/kept").is_dir());
+        for root in roots() {
+            assert!(!root.join(&ours.name).exists(), "{}", root.display());
+            assert!(root.join(&theirs.name).exists(), "{}", root.display());
+        }
+        sweep(data.path(), &others).unwrap();
+        theirs.process.wait().unwrap();
+        assert_eq!(sweep(data.path(), &own).unwrap(), Swept::default());
+    }
 }

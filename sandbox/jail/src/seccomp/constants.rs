@@ -96,6 +96,7 @@ pub(super) fn errno(name: &str) -> Option<u16> {
         "ENOTTY" => libc::ENOTTY,
         "ENOSYS" => return Some(ENOSYS),
         "EAFNOSUPPORT" => libc::EAFNOSUPPORT,
+        "EOPNOTSUPP" => libc::EOPNOTSUPP,
         _ => return None,
     };
     u16::try_from(errno).ok()
