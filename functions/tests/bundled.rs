@@ -212,15 +212,17 @@ impl Function {
             .status()
             .expect("a shell");
         assert!(status.success(), "{build}: {status}");
-        let outputs: Vec<PathBuf> = entries(&root().join("target"))
+        let outputs = entries(&root().join("target"))
             .into_iter()
             .map(|directory| directory.join("release").join(entry))
-            .filter(|path| path.exists() && !path.starts_with(root().join("target/wasm")))
-            .collect();
-        let [output] = outputs.as_slice() else {
-            panic!("{build} made {outputs:?}");
-        };
-        output.clone()
+            .filter(|path| path.exists());
+        outputs
+            .max_by_key(|path| {
+                path.metadata()
+                    .and_then(|data| data.modified())
+                    .expect("a time")
+            })
+            .expect("what the build command made")
     }
 
     /// One invocation: as Hearth makes it, but for the walls. On `/fn` where `testdata/path` says so.
