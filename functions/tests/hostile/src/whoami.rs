@@ -101,6 +101,14 @@ mod platform {
             ("ppid", id(call!(SYS_getppid))),
             ("sid", id(call!(SYS_getsid, 0))),
             (
+                "securebits",
+                id(call!(SYS_prctl, libc::PR_GET_SECUREBITS, 0, 0, 0, 0)),
+            ),
+            (
+                "dumpable",
+                id(call!(SYS_prctl, libc::PR_GET_DUMPABLE, 0, 0, 0, 0)),
+            ),
+            (
                 "status",
                 Json::object(STATUS_FIELDS.map(|name| (name, Json::text(status_field(name))))),
             ),
