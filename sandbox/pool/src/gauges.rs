@@ -48,10 +48,15 @@ impl Gauges {
     pub(crate) fn counters(&self) -> Counters {
         Counters {
             cpu_us: self.cpu_us(),
-            throttled: self.field(CreatedFd::CpuThrottle, "nr_throttled"),
+            throttled: self.throttled(),
             forks_refused: self.field(CreatedFd::PidsEvents, "max"),
             oom_kills: self.oom_kills(),
         }
+    }
+
+    /// `nr_throttled` so far.
+    pub(crate) fn throttled(&self) -> u64 {
+        self.field(CreatedFd::CpuThrottle, "nr_throttled")
     }
 
     /// `oom_kill` so far.

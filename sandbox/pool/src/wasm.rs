@@ -20,6 +20,9 @@ use crate::{
     worker::{CallEnd, CallEvent, Worker},
 };
 
+/// In thousandths of a core.
+const ONE_CORE_MILLIS: u32 = 1000;
+
 /// The worker keeps the time limit itself; one that has said nothing this long after it is stuck, and is destroyed.
 const WORKER_GRACE: Duration = Duration::from_millis(250);
 
@@ -46,6 +49,25 @@ pub(crate) enum Ended {
 
 /// Runs the invocation to its end, feeding output and log into `record`.
 pub(crate) async fn run(worker: &Arc<Worker>, target: &Target, record: &mut Record) -> Ended {
+    let throttled_before = throttled(worker, target);
+    let ended = run_to_end(worker, target, record).await;
+    if throttled_before < throttled(worker, target) {
+        record.hit(LimitHit::Cpu);
+    }
+    ended
+}
+
+/// How often the kernel held the worker back for its CPU share, which all its invocations have together. Not read where
+/// it cannot be: a worker computes on one thread, and a whole core is enough for that.
+fn throttled(worker: &Worker, target: &Target) -> u64 {
+    if target.limits.cpu_millis < ONE_CORE_MILLIS {
+        worker.sandbox.gauges.throttled()
+    } else {
+        0
+    }
+}
+
+async fn run_to_end(worker: &Arc<Worker>, target: &Target, record: &mut Record) -> Ended {
     let body = record.body.clone();
     // Beside the header of a Run with its variables there is always room for this much.
     let first = body.slice(..body.len().min(PAYLOAD_BYTES_MAX / 4));
