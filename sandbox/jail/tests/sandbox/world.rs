@@ -1,0 +1,513 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A spawner of its own per test, with a data directory, and the test as its gateway.
+
+use std::{
+    fs,
+    io::{IoSlice, IoSliceMut, Read, Seek, Write},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use hearth_jail::{
+    bases,
+    instance::{DataDir, IdClaim},
+    trees::{NewFile, Store},
+};
+use hearth_protocol::{
+    SmallName, TreeId, frame, init,
+    isolation::IsolationReport,
+    spawner::{
+        Cause, Event, Handover, Host, Network, Profile, Request, RequestId, SandboxId,
+        SandboxLimits, SkeletonSpec, Worker,
+    },
+};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
+};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// No answer takes this long on a host that works.
+const ANSWER_MS_MAX: u16 = 20_000;
+
+/// Whether the tests can run; says loudly where not.
+pub(crate) fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        println!("SKIPPED: building sandboxes takes root; run the tests with sudo to see them");
+    }
+    root
+}
+
+/// The image of init, and the probe: a static program that does what its first argument says.
+pub(crate) struct Programs {
+    pub(crate) init: PathBuf,
+    pub(crate) probe: Vec<u8>,
+}
+
+/// Built once per run of the tests; None where the host has no C compiler with a static libc.
+pub(crate) fn programs() -> &'static Programs {
+    static BUILT: OnceLock<Programs> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let images = temporary.parent().unwrap().join("images");
+        let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        // As services/hearth builds it: static, because no base has a loader for it.
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--release", "--package", "hearth-jail"])
+            .args(["--bin", "hearth-init", "--target", &target, "--target-dir"])
+            .arg(&images)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("RUSTFLAGS", STATIC)
+            .status()
+            .unwrap();
+        assert!(built.success(), "hearth-init does not build");
+        let probe = temporary.join("probe");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sandbox/probe.c");
+        let built = Command::new("cc")
+            .args(["-O1", "-static", "-w", "-o"])
+            .args([&probe, &source])
+            .status()
+            .expect("the tests need a C compiler (Debian: apt-get install gcc libc6-dev)");
+        assert!(built.success(), "the probe does not build");
+        Programs {
+            init: images.join(target).join("release/hearth-init"),
+            probe: fs::read(probe).unwrap(),
+        }
+    })
+}
+
+const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
+
+/// A running spawner and the test's end of its socket.
+pub(crate) struct World {
+    pub(crate) spawner: Child,
+    pub(crate) host: Host,
+    pub(crate) data_dir: DataDir,
+    socket: Socket,
+    requests: u64,
+    /// `Gone` events that came while something else was waited for.
+    gone: Vec<(SandboxId, Cause, u64)>,
+    _ids: IdClaim,
+    _temporary: tempfile::TempDir,
+}
+
+/// One sandbox as its gateway sees it.
+pub(crate) struct Sandbox {
+    pub(crate) id: SandboxId,
+    pub(crate) control: Socket,
+    pub(crate) cgroup: Vec<OwnedFd>,
+}
+
+/// How a call went.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) status: init::ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) killed: u32,
+    pub(crate) scratch: init::ScratchUse,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with_sandboxes_max(64)
+    }
+
+    pub(crate) fn with_sandboxes_max(sandboxes_max: u32) -> Self {
+        let programs = programs();
+        let temporary = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::open(&temporary.path().join("data")).unwrap();
+        let ids = data_dir.claim_ids().unwrap();
+        let base = SmallName::new("static").unwrap();
+        bases::ensure(&data_dir.bases(), &base, &mut |_line| {}).unwrap();
+        let image = |name: &str, content: &[u8]| {
+            let path = data_dir.images().join(name);
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o111)).unwrap();
+            path
+        };
+        let init = image("init", &fs::read(&programs.init).unwrap());
+        let resident = image("resident", &programs.probe);
+        let (ours, theirs) = pair();
+        let example = std::env::current_exe().unwrap();
+        let example = example
+            .ancestors()
+            .nth(2)
+            .unwrap()
+            .join("examples/lone_spawner");
+        let spawner = Command::new(example)
+            .args([data_dir.path().as_os_str(), data_dir.instance().as_ref()])
+            .arg(ids.block.first.to_string())
+            .args([init, resident])
+            .arg(sandboxes_max.to_string())
+            .stdin(Stdio::from(theirs))
+            .spawn()
+            .expect("lone_spawner, which cargo test builds with the examples");
+        let socket = Socket(ours);
+        let Event::Hello { host } = socket.receive::<Event>().0 else {
+            panic!("the first packet is not Hello")
+        };
+        Self {
+            spawner,
+            host,
+            data_dir,
+            socket,
+            requests: 0,
+            gone: Vec::new(),
+            _ids: ids,
+            _temporary: temporary,
+        }
+    }
+
+    pub(crate) fn send(&self, request: &Request) {
+        self.socket.send(request, &[]);
+    }
+
+    pub(crate) fn send_bytes(&self, packet: &[u8]) {
+        send_packet(self.socket.0.as_fd(), packet, &[]);
+    }
+
+    pub(crate) fn next_request(&mut self) -> RequestId {
+        self.requests += 1;
+        RequestId(self.requests)
+    }
+
+    /// The next event that is not `Gone`.
+    pub(crate) fn answer(&mut self) -> (Event, Vec<OwnedFd>) {
+        loop {
+            match self.socket.receive() {
+                (
+                    Event::Gone {
+                        sandbox,
+                        cause,
+                        oom_kills,
+                    },
+                    _,
+                ) => self.gone.push((sandbox, cause, oom_kills)),
+                other => return other,
+            }
+        }
+    }
+
+    /// Waits for the end of a sandbox.
+    pub(crate) fn gone(&mut self, id: SandboxId) -> (Cause, u64) {
+        loop {
+            if let Some(index) = self.gone.iter().position(|(gone, _, _)| *gone == id) {
+                let (_, cause, oom_kills) = self.gone.remove(index);
+                return (cause, oom_kills);
+            }
+            match self.socket.receive() {
+                (
+                    Event::Gone {
+                        sandbox,
+                        cause,
+                        oom_kills,
+                    },
+                    _,
+                ) => self.gone.push((sandbox, cause, oom_kills)),
+                (other, _) => panic!("{other:?} instead of Gone"),
+            }
+        }
+    }
+
+    pub(crate) fn try_create(&mut self, spec: SkeletonSpec) -> Result<Sandbox, Event> {
+        let request = self.next_request();
+        self.send(&Request::Create { request, spec });
+        match self.answer() {
+            (
+                Event::Created {
+                    request: answered,
+                    sandbox,
+                },
+                mut fds,
+            ) => {
+                assert_eq!(answered, request);
+                let control = Socket(fds.remove(0));
+                Ok(Sandbox {
+                    id: sandbox,
+                    control,
+                    cgroup: fds,
+                })
+            }
+            (other, _) => Err(other),
+        }
+    }
+
+    pub(crate) fn create(&mut self) -> Sandbox {
+        self.try_create(per_call("static")).expect("a skeleton")
+    }
+
+    /// Stores one executable file as a tree.
+    pub(crate) fn store(&self, path: &str, content: &[u8]) -> TreeId {
+        let file = NewFile {
+            path,
+            executable: true,
+            content,
+        };
+        Store::new(self.data_dir.trees()).install(&[file]).unwrap()
+    }
+
+    pub(crate) fn try_bind(&mut self, id: SandboxId, tree: TreeId, limits: SandboxLimits) -> Event {
+        let request = self.next_request();
+        let handover = Handover::Mount;
+        self.send(&Request::Bind {
+            request,
+            sandbox: id,
+            tree,
+            handover,
+            limits,
+        });
+        self.answer().0
+    }
+
+    /// A sandbox bound to the probe, which is called with these arguments.
+    pub(crate) fn probe(&mut self, arguments: &[&str], limits: SandboxLimits) -> Sandbox {
+        let sandbox = self.create();
+        let tree = self.store("probe", &programs().probe);
+        let bound = self.try_bind(sandbox.id, tree, limits);
+        assert!(matches!(bound, Event::Bound { .. }), "{bound:?}");
+        sandbox.bind_init("/function/probe", arguments);
+        sandbox
+    }
+
+    pub(crate) fn renew(&mut self, id: SandboxId) -> init::ScratchUse {
+        let request = self.next_request();
+        self.send(&Request::Renew {
+            request,
+            sandbox: id,
+        });
+        match self.answer().0 {
+            Event::Renewed { discarded, .. } => discarded,
+            other => panic!("{other:?} instead of Renewed"),
+        }
+    }
+
+    pub(crate) fn inspect(&mut self, id: SandboxId) -> IsolationReport {
+        let request = self.next_request();
+        self.send(&Request::Inspect {
+            request,
+            sandbox: id,
+        });
+        let (event, mut fds) = self.answer();
+        assert!(matches!(event, Event::Inspected { .. }), "{event:?}");
+        let mut text = String::new();
+        fs::File::from(fds.remove(0))
+            .read_to_string(&mut text)
+            .unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    pub(crate) fn destroy(&mut self, id: SandboxId) -> (Cause, u64) {
+        self.send(&Request::Destroy { sandbox: id });
+        self.gone(id)
+    }
+
+    /// Closes the gateway's end and waits for the spawner to end in good order.
+    pub(crate) fn close(mut self) {
+        drop(self.socket);
+        let status = self.spawner.wait().unwrap();
+        assert!(status.success(), "{status}");
+        let directory = format!("hearth-{}", self.data_dir.instance());
+        assert_eq!(cgroups_named(&directory), Vec::<PathBuf>::new());
+    }
+}
+
+/// Every cgroup directory of this name, in any hierarchy.
+pub(crate) fn cgroups_named(name: &str) -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let all = hierarchies
+        .chain([root.to_owned()])
+        .map(|hierarchy| hierarchy.join(name));
+    all.filter(|directory| directory.exists()).collect()
+}
+
+impl Sandbox {
+    pub(crate) fn bind_init(&self, program: &str, arguments: &[&str]) {
+        let argv = [program]
+            .iter()
+            .chain(arguments)
+            .map(|text| (*text).to_owned())
+            .collect();
+        self.control.send(
+            &init::Request::Bind(init::Program {
+                argv,
+                env: vec![
+                    ("FIXED".to_owned(), "1".to_owned()),
+                    ("OVERRIDDEN".to_owned(), "1".to_owned()),
+                ],
+                cwd: "/function".to_owned(),
+                cores: Vec::new(),
+            }),
+            &[],
+        );
+        let (event, _): (init::Event, _) = self.control.receive();
+        assert_eq!(event, init::Event::Bound);
+    }
+
+    /// Starts a call; gives the far ends of its stdin and stdout.
+    pub(crate) fn start(&self, seq: u32) -> (fs::File, fs::File) {
+        let (input, to_function) = nix::unistd::pipe().unwrap();
+        let (from_function, output) = nix::unistd::pipe().unwrap();
+        let env = vec![("OVERRIDDEN".to_owned(), "2".to_owned())];
+        let errors = output.try_clone().unwrap();
+        self.control.send(
+            &init::Request::Run { seq, env },
+            &[input.as_fd(), output.as_fd(), errors.as_fd()],
+        );
+        (to_function.into(), from_function.into())
+    }
+
+    /// One whole call.
+    pub(crate) fn run(&self, seq: u32, body: &[u8]) -> Outcome {
+        let (mut to_function, mut from_function) = self.start(seq);
+        to_function.write_all(body).unwrap();
+        drop(to_function);
+        let (event, _): (init::Event, _) = self.control.receive();
+        let init::Event::Exited {
+            status,
+            seq: answered,
+        } = event
+        else {
+            panic!("{event:?} instead of Exited")
+        };
+        assert_eq!(answered, seq);
+        let (event, _): (init::Event, _) = self.control.receive();
+        let init::Event::Clean {
+            killed, scratch, ..
+        } = event
+        else {
+            panic!("{event:?} instead of Clean")
+        };
+        let mut stdout = Vec::new();
+        from_function.read_to_end(&mut stdout).unwrap();
+        Outcome {
+            status,
+            stdout: String::from_utf8_lossy(&stdout).into_owned(),
+            killed,
+            scratch,
+        }
+    }
+
+    /// The text of one of its cgroup files, by its place in `CreatedFd` after the control socket.
+    pub(crate) fn cgroup_file(&self, index: usize) -> String {
+        let mut file = fs::File::from(self.cgroup[index - 1].try_clone().unwrap());
+        file.rewind().unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+pub(crate) fn per_call(base: &str) -> SkeletonSpec {
+    SkeletonSpec {
+        worker: Worker::PerCall,
+        base: SmallName::new(base).unwrap(),
+        profile: Profile::Default,
+        network: Network::None,
+        core: None,
+    }
+}
+
+pub(crate) fn limits() -> SandboxLimits {
+    SandboxLimits {
+        memory_bytes: 64 << 20,
+        pids: 32,
+        cpu_millis: 1000,
+        scratch_bytes: 8 << 20,
+        scratch_inodes: 256,
+    }
+}
+
+/// One end of a SEQPACKET socket.
+pub(crate) struct Socket(pub(crate) OwnedFd);
+
+impl Socket {
+    pub(crate) fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) {
+        let mut packet = Vec::new();
+        frame::encode(message, b"", &mut packet).unwrap();
+        send_packet(self.0.as_fd(), &packet, fds);
+    }
+
+    pub(crate) fn receive<M: DeserializeOwned>(&self) -> (M, Vec<OwnedFd>) {
+        let (packet, fds) = self.receive_packet().expect("the other end is closed");
+        (frame::decode_bare(&packet).unwrap(), fds)
+    }
+
+    /// None at the end of the connection.
+    pub(crate) fn receive_packet(&self) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
+        let mut interest = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let ready = poll(&mut interest, PollTimeout::from(ANSWER_MS_MAX)).unwrap();
+        assert_eq!(ready, 1, "no answer within {ANSWER_MS_MAX} ms");
+        let mut buffer = vec![0; frame::PACKET_BYTES_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let received = recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC).ok()?;
+        let mut fds = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                fds.extend(rights);
+            }
+        }
+        buffer.truncate(received.bytes);
+        (0 < received.bytes).then_some((buffer, fds))
+    }
+}
+
+fn send_packet(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+    }
+    sendmsg(
+        socket,
+        &[IoSlice::new(packet)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )
+    .unwrap();
+}
+
+fn pair() -> (OwnedFd, OwnedFd) {
+    socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .unwrap()
+}
+
+/// How often and how long [`eventually`] looks: 5 s in all.
+const LOOKS: u32 = 500;
+const LOOK_MS: u64 = 10;
+
+/// Waits until something that the kernel does in its own time has happened.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..LOOKS {
+        if holds() {
+            return;
+        }
+        poll(
+            &mut [],
+            PollTimeout::try_from(Duration::from_millis(LOOK_MS)).unwrap(),
+        )
+        .unwrap();
+    }
+    panic!("{what} did not happen");
+}
