@@ -11,13 +11,13 @@ ARG RUST=rust:1.95-bookworm
 FROM ${BASE} AS runtime
 # The base `minimal` for scripts and dynamic executables is copied from this image's own packages: a shell and core tools
 # are in it. Add what your functions need (certificates, time zones) with RUN lines here.
-ENV HEARTH_LISTEN=0.0.0.0:8080 HEARTH_DATA_DIR=/var/lib/hearth
+ENV HEARTH_DATA_DIR=/var/lib/hearth
 VOLUME /var/lib/hearth
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/hearth"]
 # Inside, Hearth must listen on the container's address: publish the port on 127.0.0.1 of the host only, for calls need no key.
-CMD ["serve", "--insecure"]
+CMD ["serve", "--listen", "0.0.0.0:8080", "--insecure"]
 
 FROM runtime AS prebuilt
 COPY target/release/hearth /usr/local/bin/hearth
