@@ -11,9 +11,29 @@
 //! This crate knows neither namespaces nor wasmtime; it never forks.
 #![forbid(unsafe_code)]
 
+mod access;
+mod admission;
+mod answer;
+mod app;
+mod body;
+mod cgi;
+mod compile;
 mod config;
+mod cpu;
+mod deploy;
+mod detect;
+mod edge;
+mod intake;
 pub mod manifest;
+mod metrics;
+mod monitor;
+mod problem;
+mod registry;
+mod routes;
 mod serve;
+mod startup;
+mod store;
 
 pub use config::{EdgeTimeouts, GatewayConfig, GatewayLimits};
+pub use monitor::MonitorError;
 pub use serve::{GatewayError, serve};

@@ -1,7 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Start, run, drain: one thread per shard, each with its own runtime and accept loop.
+//! Start, run, drain: one thread per shard, each with its own runtime and accept loop. The first shard also speaks with
+//! the monitor.
 
-use crate::GatewayConfig;
+use std::{
+    io,
+    net::TcpListener,
+    sync::{Arc, RwLock},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use hearth_pool::{LinkError, Pool, PoolConfig, Recorder, ShardConfig};
+use hearth_protocol::{NameProblem, TreeId};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::{Mutex, Semaphore, watch},
+    time::timeout,
+};
+
+use crate::{
+    GatewayConfig, GatewayLimits,
+    access::Access,
+    admission::Admission,
+    app::{App, Shard, Trees},
+    compile, cpu,
+    edge::Edge,
+    metrics::Metrics,
+    monitor::{Monitor, MonitorError, Order},
+    registry::Registry,
+    routes, startup,
+    store::{ReceiptLimits, ReceiptWriter, StateError, Store},
+};
+
+/// Threads per shard for what blocks: the database and unpacking. More would wait for the same disk.
+const BLOCKING_THREADS_PER_SHARD: usize = 4;
+
+/// How long what still runs in blocking threads may take at the very end.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
 
 /// Why the gateway ended other than by draining.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +53,43 @@ pub enum GatewayError {
         /// How many core entries there are.
         cores: usize,
     },
+    /// A thread or its runtime could not be made, or a listener not be used.
+    #[error("cannot start shard {shard}")]
+    Shard {
+        /// Which.
+        shard: usize,
+        /// Why.
+        source: io::Error,
+    },
+    /// The database could not be used.
+    #[error("cannot use the state directory: {problem}")]
+    State {
+        /// What is wrong, with its cause.
+        problem: String,
+    },
+    /// A metric has a name that Prometheus refuses.
+    #[error("cannot register the metrics")]
+    Metrics(#[from] prometheus::Error),
+    /// A built-in name is not one.
+    #[error("cannot name the compiler")]
+    Compiler(#[from] NameProblem),
+    /// The spawner did not greet.
+    #[error("cannot reach the spawner")]
+    Spawner(#[from] LinkError),
+    /// The monitor is gone or not understood.
+    #[error("cannot hear the monitor")]
+    Monitor(#[from] MonitorError),
+}
+
+impl From<StateError> for GatewayError {
+    fn from(error: StateError) -> Self {
+        let cause = std::error::Error::source(&error)
+            .map(|source| format!(": {source}"))
+            .unwrap_or_default();
+        Self::State {
+            problem: format!("{error}{cause}"),
+        }
+    }
 }
 
 /// Serves until the monitor says to drain, then finishes what runs and returns.
@@ -21,9 +97,231 @@ pub enum GatewayError {
 /// # Errors
 /// [`GatewayError`] where a part cannot start or the monitor is gone.
 pub fn serve(config: GatewayConfig) -> Result<(), GatewayError> {
-    let (listeners, cores) = (config.listeners.len(), config.cores.len());
-    if listeners == 0 || listeners != cores {
-        return Err(GatewayError::Shards { listeners, cores });
+    let (shards, cores) = (config.listeners.len(), config.cores.len());
+    if shards == 0 || shards != cores {
+        return Err(GatewayError::Shards {
+            listeners: shards,
+            cores,
+        });
     }
+    let store = Arc::new(Store::open(&config.state_dir)?);
+    let metrics = Arc::new(Metrics::register(config.limits.functions_labelled_max)?);
+    let (writer, receipts) =
+        ReceiptWriter::start(&store, receipt_limits(&config.limits), Arc::clone(&metrics))?;
+    pin_to(config.cores[0]);
+    let runtime = runtime(0)?;
+    let served = runtime.block_on(first_shard(config, store, metrics, writer));
+    runtime.shutdown_timeout(SHUTDOWN_WAIT);
+    // Every sender went with the runtime's tasks; what they sent is still being written.
+    if receipts.join().is_err() {
+        tracing::error!("the writer of receipts panicked");
+    }
+    served
+}
+
+/// Everything of the first shard, from start to end.
+async fn first_shard(
+    config: GatewayConfig,
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+    writer: ReceiptWriter,
+) -> Result<(), GatewayError> {
+    let monitor = Arc::new(Monitor::new(config.monitor)?);
+    let shard_configs = config
+        .cores
+        .iter()
+        .map(|core| ShardConfig { core: *core })
+        .collect();
+    let recorder = recorder(config.compiler_tree.clone(), Arc::clone(&metrics), writer);
+    let pool = Pool::new(pool_config(&config.limits, shard_configs, recorder));
+    let host = pool.attach(config.spawner).await?;
+
+    let (drain, draining) = watch::channel(false);
+    let app = Arc::new(App {
+        pool,
+        registry: Registry::default(),
+        store,
+        metrics,
+        admission: Admission::new(config.limits.inflight_max, config.limits.body_bytes_max),
+        access: Access::new(config.management_key, config.allowed_hosts),
+        edge: Edge::new(config.limits.connections_max, config.timeouts, draining),
+        compiler: compile::target(&config.compiler_tree, config.limits.deploys_max)?,
+        cpu: cpu::key(),
+        deploys: Semaphore::new(config.limits.deploys_max as usize),
+        trees: Mutex::new(Trees::default()),
+        bases: RwLock::new(host.bases),
+        limits: config.limits,
+        timeouts: config.timeouts,
+    });
+    let (stop, stopped) = watch::channel(false);
+    let threads = start_shards(&app, config.listeners, &config.cores, &stopped)?;
+
+    let first = Shard {
+        app: Arc::clone(&app),
+        index: 0,
+    };
+    let begun = tokio::spawn(begin(first, Arc::clone(&monitor)));
+    let ended = obey(&app, &monitor).await;
+    begun.abort();
+    if ended.is_ok() {
+        drain_all(&app, &drain).await;
+    }
+    stop.send_replace(true);
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a shard panicked");
+        }
+    }
+    ended
+}
+
+/// Loads the functions, then takes invocations and says so.
+async fn begin(shard: Shard, monitor: Arc<Monitor>) {
+    if let Err(error) = startup::load(&shard).await {
+        tracing::error!(%error, "cannot load the functions; not becoming ready");
+        return;
+    }
+    shard.app.admission.become_ready();
+    tracing::info!(functions = shard.app.registry.len(), "ready");
+    if let Err(error) = monitor.tell_ready().await {
+        tracing::warn!(%error, "cannot tell the monitor");
+    }
+}
+
+/// Does what the monitor says, until it says to drain.
+async fn obey(app: &Arc<App>, monitor: &Monitor) -> Result<(), GatewayError> {
+    loop {
+        match monitor.order().await? {
+            Order::Drain => return Ok(()),
+            Order::Spawner(socket) => match app.pool.attach(socket).await {
+                Ok(host) => app.set_bases(host.bases),
+                // The monitor starts another when this one ends, too.
+                Err(error) => tracing::error!(%error, "cannot reach the new spawner"),
+            },
+        }
+    }
+}
+
+/// Lets nobody in any more, and waits for those who are inside, within the limit.
+async fn drain_all(app: &App, drain: &watch::Sender<bool>) {
+    tracing::info!(inflight = app.admission.inflight(), "draining");
+    app.admission.start_draining();
+    drain.send_replace(true);
+    if timeout(app.limits.drain_max, app.edge.closed())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            inflight = app.admission.inflight(),
+            "the drain limit has passed; breaking off what still runs"
+        );
+    }
+    if timeout(app.limits.drain_max, app.pool.drain())
+        .await
+        .is_err()
+    {
+        tracing::warn!("sandboxes are left; the spawner removes them");
+    }
+}
+
+/// Starts every accept loop; the first shard's runs on the runtime that this is called in.
+fn start_shards(
+    app: &Arc<App>,
+    listeners: Vec<TcpListener>,
+    cores: &[Option<u16>],
+    stopped: &watch::Receiver<bool>,
+) -> Result<Vec<JoinHandle<()>>, GatewayError> {
+    let mut threads = Vec::new();
+    for (index, (listener, core)) in listeners.into_iter().zip(cores.iter().copied()).enumerate() {
+        let failed = |source| GatewayError::Shard {
+            shard: index,
+            source,
+        };
+        listener.set_nonblocking(true).map_err(failed)?;
+        let shard = Shard {
+            app: Arc::clone(app),
+            index,
+        };
+        if index == 0 {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+            tokio::spawn(app.edge.clone().accept(listener, routes::router(shard)));
+            continue;
+        }
+        let runtime = runtime(index)?;
+        let stopped = stopped.clone();
+        let thread = std::thread::Builder::new().name(format!("shard-{index}"));
+        let thread = thread.spawn(move || {
+            pin_to(core);
+            if let Err(error) = runtime.block_on(other_shard(shard, listener, stopped)) {
+                tracing::error!(%error, shard = index, "a shard cannot use its listener");
+            }
+            runtime.shutdown_timeout(SHUTDOWN_WAIT);
+        });
+        threads.push(thread.map_err(failed)?);
+    }
+    Ok(threads)
+}
+
+/// Accepts until draining begins, and stays until all is over: its connections live on this thread.
+async fn other_shard(
+    shard: Shard,
+    listener: TcpListener,
+    mut stopped: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let edge = shard.app.edge.clone();
+    tokio::spawn(edge.accept(listener, routes::router(shard)));
+    // A sender that is gone means the same.
+    drop(stopped.wait_for(|stopped| *stopped).await);
     Ok(())
+}
+
+fn runtime(shard: usize) -> Result<Runtime, GatewayError> {
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_PER_SHARD)
+        .thread_name(format!("shard-{shard}-blocking"))
+        .build()
+        .map_err(|source| GatewayError::Shard { shard, source })
+}
+
+/// Pins the calling thread. Where the host does not allow it, calls are slower and nothing else.
+fn pin_to(core: Option<u16>) {
+    let Some(core) = core else { return };
+    let mut set = CpuSet::new();
+    let pinned = set
+        .set(usize::from(core))
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+    if let Err(error) = pinned {
+        tracing::warn!(%error, core, "cannot pin a shard to its core");
+    }
+}
+
+/// Where each receipt goes. Compilations are no invocations of a user's function: they are counted as deploys.
+fn recorder(compiler: TreeId, metrics: Arc<Metrics>, writer: ReceiptWriter) -> Recorder {
+    Arc::new(move |receipt| {
+        if receipt.revision != compiler {
+            metrics.observe(&receipt);
+            writer.write(receipt);
+        }
+    })
+}
+
+fn receipt_limits(limits: &GatewayLimits) -> ReceiptLimits {
+    ReceiptLimits {
+        number_max: limits.receipts_max,
+        bytes_max: limits.receipts_bytes_max,
+        age_max: limits.receipts_age_max,
+    }
+}
+
+fn pool_config(limits: &GatewayLimits, shards: Vec<ShardConfig>, recorder: Recorder) -> PoolConfig {
+    PoolConfig {
+        shards,
+        skeletons_per_shard: limits.skeletons_per_shard,
+        sandboxes_max: limits.sandboxes_max,
+        queue_len_max: limits.queue_len_max,
+        queue_wait_max: limits.queue_wait_max,
+        recorder,
+    }
 }

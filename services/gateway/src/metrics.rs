@@ -1,0 +1,515 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Every metric of the gateway: fields of one struct, made by one `register`, and one [`Metrics::observe`] per
+//! invocation. Labels come from closed sets; a function beyond a configured number shares the label `other`, because
+//! each label costs the scraper memory for ever.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
+
+use hearth_pool::{Kind, LimitHit, Outcome, OutcomeKind, Receipt};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, core::Collector,
+};
+
+/// From a warm wasm call (tens of microseconds) to the longest time limit's order: "which share of calls was below X?"
+/// for every X of the speed goals.
+const SECONDS_BUCKETS: [f64; 20] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 900.0,
+];
+
+/// The label of functions beyond the configured number.
+const OTHER: &str = "other";
+
+/// Every metric of the gateway.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    functions: Mutex<HashSet<String>>,
+    functions_max: usize,
+
+    invocations: IntCounterVec,
+    duration: HistogramVec,
+    phase: HistogramVec,
+    queue_wait: HistogramVec,
+    throttled: IntCounterVec,
+    timeouts: IntCounterVec,
+    oom_kills: IntCounterVec,
+    limits_hit: IntCounterVec,
+    cpu_seconds: prometheus::CounterVec,
+    log_dropped_bytes: IntCounterVec,
+    inflight: IntGauge,
+    sandboxes: IntGaugeVec,
+    connections: IntGauge,
+    body_bytes: IntGauge,
+    refused: IntCounterVec,
+    deploys: IntCounterVec,
+    functions_deployed: IntGauge,
+    receipts_dropped: IntCounter,
+}
+
+/// What is read at the moment of a scrape.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) inflight: usize,
+    pub(crate) connections: usize,
+    pub(crate) body_bytes: usize,
+    pub(crate) functions: usize,
+    /// Kind, state, number.
+    pub(crate) sandboxes: Vec<(Kind, &'static str, u64)>,
+}
+
+/// How a deploy ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeployResult {
+    Deployed,
+    Unchanged,
+    Refused,
+}
+
+impl Metrics {
+    /// Makes and registers all of them.
+    ///
+    /// # Errors
+    /// A name or label that Prometheus does not allow, or a name twice: a mistake in this file.
+    pub(crate) fn register(functions_max: u32) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let r = &registry;
+        let build_info = gauges(
+            r,
+            "hearth_build_info",
+            "Always 1; the label is Hearth's version.",
+            &["version"],
+        )?;
+        build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        Ok(Self {
+            functions: Mutex::default(),
+            functions_max: functions_max as usize,
+            invocations: counters(
+                r,
+                "hearth_invocations_total",
+                "Invocations that ended, by outcome and by where their sandbox came from.",
+                &["function", "kind", "outcome", "start"],
+            )?,
+            duration: seconds(
+                r,
+                "hearth_invocation_duration_seconds",
+                "From the request having been read to the function's last byte.",
+                &["function", "kind", "start"],
+            )?,
+            phase: seconds(
+                r,
+                "hearth_invocation_phase_seconds",
+                "Where an invocation's time went: queue, acquire, run, reset (after the answer).",
+                &["kind", "phase"],
+            )?,
+            queue_wait: seconds(
+                r,
+                "hearth_queue_wait_seconds",
+                "Waiting for a sandbox of the function to be free.",
+                &["function"],
+            )?,
+            throttled: counters(
+                r,
+                "hearth_throttled_total",
+                "Invocations that were refused because too many were waiting, by the limit that refused them.",
+                &["function", "reason"],
+            )?,
+            timeouts: counters(
+                r,
+                "hearth_timeouts_total",
+                "Invocations that reached their function's time limit.",
+                &["function", "kind"],
+            )?,
+            oom_kills: counters(
+                r,
+                "hearth_oom_kills_total",
+                "Invocations that ran out of memory.",
+                &["function", "kind"],
+            )?,
+            limits_hit: counters(
+                r,
+                "hearth_limits_hit_total",
+                "Limits that invocations reached, whether or not it failed them.",
+                &["function", "reason"],
+            )?,
+            cpu_seconds: register_in(
+                r,
+                prometheus::CounterVec::new(
+                    Opts::new(
+                        "hearth_function_cpu_seconds_total",
+                        "CPU time that functions used.",
+                    ),
+                    &["function", "kind"],
+                ),
+            )?,
+            log_dropped_bytes: counters(
+                r,
+                "hearth_log_dropped_bytes_total",
+                "Bytes of functions' logs beyond their limit.",
+                &["function"],
+            )?,
+            inflight: gauge(
+                r,
+                "hearth_invocations_inflight",
+                "Invocations that wait or run.",
+            )?,
+            sandboxes: gauges(
+                r,
+                "hearth_sandboxes",
+                "Sandboxes by state.",
+                &["kind", "state"],
+            )?,
+            connections: gauge(r, "hearth_connections", "Open client connections.")?,
+            body_bytes: gauge(
+                r,
+                "hearth_body_bytes",
+                "Bytes of request bodies and archives held in memory.",
+            )?,
+            refused: counters(
+                r,
+                "hearth_requests_refused_total",
+                "Requests that were answered with an error before an invocation began, by its code.",
+                &["code"],
+            )?,
+            deploys: counters(
+                r,
+                "hearth_deploys_total",
+                "Deploys by how they ended.",
+                &["result"],
+            )?,
+            functions_deployed: gauge(r, "hearth_functions", "Functions that are deployed.")?,
+            receipts_dropped: register_in(
+                r,
+                IntCounter::new(
+                    "hearth_receipts_dropped_total",
+                    "Receipts that were not kept because the writer was behind.",
+                ),
+            )?,
+            registry,
+        })
+    }
+
+    /// The only place where an invocation is counted; called exactly once for each, whatever happened.
+    pub(crate) fn observe(&self, receipt: &Receipt) {
+        let function = self.label(receipt.function.as_str());
+        let (function, kind) = (function.as_str(), receipt.kind.as_str());
+        let start = receipt.start.map_or("none", hearth_pool::Start::as_str);
+        let outcome = receipt.outcome.kind();
+        self.invocations
+            .with_label_values(&[function, kind, outcome.as_str(), start])
+            .inc();
+
+        let phases = receipt.phases;
+        let total_us = phases.queue_us + phases.acquire_us + phases.run_us;
+        self.duration
+            .with_label_values(&[function, kind, start])
+            .observe(in_seconds(total_us));
+        self.queue_wait
+            .with_label_values(&[function])
+            .observe(in_seconds(phases.queue_us));
+        if receipt.start.is_some() {
+            let parts = [
+                ("queue", phases.queue_us),
+                ("acquire", phases.acquire_us),
+                ("run", phases.run_us),
+                ("reset", phases.reset_us),
+            ];
+            for (phase, micros) in parts {
+                self.phase
+                    .with_label_values(&[kind, phase])
+                    .observe(in_seconds(micros));
+            }
+        }
+        match &receipt.outcome {
+            Outcome::Throttled { limit, .. } => {
+                let reason = match limit {
+                    hearth_pool::ThrottleLimit::QueueLength => "queue_length",
+                    hearth_pool::ThrottleLimit::QueueWait => "queue_wait",
+                };
+                self.throttled.with_label_values(&[function, reason]).inc();
+            }
+            Outcome::FunctionKilled {
+                cause: hearth_pool::KillCause::Oom { .. },
+                ..
+            } => {
+                self.oom_kills.with_label_values(&[function, kind]).inc();
+            }
+            _ if outcome == OutcomeKind::FunctionTimedOut => {
+                self.timeouts.with_label_values(&[function, kind]).inc()
+            }
+            _ => {}
+        }
+        for limit in &receipt.limits_hit {
+            self.limits_hit
+                .with_label_values(&[function, limit_name(*limit)])
+                .inc();
+        }
+        if let Some(usage) = receipt.usage {
+            self.cpu_seconds
+                .with_label_values(&[function, kind])
+                .inc_by(in_seconds(usage.cpu_us));
+        }
+        if 0 < receipt.log_dropped_bytes {
+            self.log_dropped_bytes
+                .with_label_values(&[function])
+                .inc_by(receipt.log_dropped_bytes);
+        }
+    }
+
+    /// A request that was answered with an error of this code before an invocation began.
+    pub(crate) fn refused(&self, code: &'static str) {
+        self.refused.with_label_values(&[code]).inc();
+    }
+
+    pub(crate) fn deployed(&self, result: DeployResult) {
+        let result = match result {
+            DeployResult::Deployed => "deployed",
+            DeployResult::Unchanged => "unchanged",
+            DeployResult::Refused => "refused",
+        };
+        self.deploys.with_label_values(&[result]).inc();
+    }
+
+    pub(crate) fn receipt_dropped(&self) {
+        self.receipts_dropped.inc();
+    }
+
+    /// The Prometheus text format.
+    pub(crate) fn render(&self, live: &Live) -> Result<String, prometheus::Error> {
+        self.inflight.set(gauge_value(live.inflight));
+        self.connections.set(gauge_value(live.connections));
+        self.body_bytes.set(gauge_value(live.body_bytes));
+        self.functions_deployed.set(gauge_value(live.functions));
+        for (kind, state, number) in &live.sandboxes {
+            let number = i64::try_from(*number).unwrap_or(i64::MAX);
+            self.sandboxes
+                .with_label_values(&[kind.as_str(), state])
+                .set(number);
+        }
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// The function's own label while there are few enough, else [`OTHER`].
+    fn label(&self, function: &str) -> String {
+        let mut known = self
+            .functions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if known.contains(function) {
+            return function.to_owned();
+        }
+        if known.len() < self.functions_max {
+            known.insert(function.to_owned());
+            return function.to_owned();
+        }
+        OTHER.to_owned()
+    }
+}
+
+fn register_in<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    made: prometheus::Result<C>,
+) -> prometheus::Result<C> {
+    let collector = made?;
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntCounterVec> {
+    register_in(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    register_in(registry, IntGauge::new(name, help))
+}
+
+fn gauges(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntGaugeVec> {
+    register_in(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+}
+
+fn seconds(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<HistogramVec> {
+    let options = HistogramOpts::new(name, help).buckets(SECONDS_BUCKETS.to_vec());
+    register_in(registry, HistogramVec::new(options, labels))
+}
+
+fn limit_name(limit: LimitHit) -> &'static str {
+    match limit {
+        LimitHit::Memory => "memory",
+        LimitHit::Cpu => "cpu",
+        LimitHit::Pids => "pids",
+        LimitHit::Timeout => "timeout",
+        LimitHit::Scratch => "scratch",
+        LimitHit::Response => "response",
+        LimitHit::Log => "log",
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "2^53 microseconds are 285 years"
+)]
+fn in_seconds(micros: u64) -> f64 {
+    micros as f64 / 1e6
+}
+
+fn gauge_value(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_pool::{InvocationId, KillCause, Phases, Start, ThrottleLimit, Usage, UsageSource};
+    use hearth_protocol::{SmallName, TreeId};
+
+    use super::*;
+
+    fn receipt(function: &str, start: Option<Start>, outcome: Outcome) -> Receipt {
+        Receipt {
+            invocation: InvocationId::new(),
+            function: SmallName::new(function).unwrap(),
+            revision: TreeId::new("0".repeat(64)).unwrap(),
+            kind: Kind::Native,
+            received_ms: 0,
+            start,
+            phases: Phases {
+                queue_us: 10,
+                acquire_us: 0,
+                run_us: 700,
+                reset_us: 90,
+            },
+            outcome,
+            usage: Some(Usage {
+                cpu_us: 500,
+                memory_peak_bytes: 1,
+                source: UsageSource::Cgroup,
+            }),
+            limits_hit: vec![LimitHit::Log],
+            residue: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            log: Vec::new(),
+            log_dropped_bytes: 5,
+        }
+    }
+
+    fn idle() -> Live {
+        Live {
+            inflight: 0,
+            connections: 0,
+            body_bytes: 0,
+            functions: 0,
+            sandboxes: vec![(Kind::Wasm, "idle", 2)],
+        }
+    }
+
+    /// One invocation of every sort, so that no metric is without a child.
+    fn used() -> Metrics {
+        let metrics = Metrics::register(2).unwrap();
+        let throttled = Outcome::Throttled {
+            limit: ThrottleLimit::QueueLength,
+            retry_after_s: 1,
+        };
+        let oom = Outcome::FunctionKilled {
+            cause: KillCause::Oom {
+                peak_bytes: 1,
+                limit_bytes: 1,
+            },
+            stderr_tail: vec![],
+        };
+        metrics.observe(&receipt("a", Some(Start::Warm), Outcome::Ok));
+        metrics.observe(&receipt("a", None, throttled));
+        metrics.observe(&receipt("b", Some(Start::Bound), oom));
+        metrics.observe(&receipt(
+            "b",
+            Some(Start::Bound),
+            Outcome::FunctionTimedOut {
+                limit_ms: 1,
+                output_bytes: 0,
+            },
+        ));
+        metrics.refused("not_found");
+        metrics.deployed(DeployResult::Deployed);
+        metrics.receipt_dropped();
+        metrics
+    }
+
+    #[test]
+    fn an_invocation_is_counted_by_function_kind_outcome_and_start() {
+        let text = used().render(&idle()).unwrap();
+        assert!(text.contains("hearth_invocations_total{function=\"a\",kind=\"native\",outcome=\"ok\",start=\"warm\"} 1"));
+        assert!(text.contains("hearth_invocations_total{function=\"a\",kind=\"native\",outcome=\"throttled\",start=\"none\"} 1"));
+        assert!(text.contains("hearth_oom_kills_total{function=\"b\",kind=\"native\"} 1"));
+        assert!(text.contains("hearth_sandboxes{kind=\"wasm\",state=\"idle\"} 2"));
+    }
+
+    #[test]
+    fn functions_beyond_the_configured_number_share_one_label() {
+        let metrics = used();
+        for name in ["c", "d", "a"] {
+            metrics.observe(&receipt(name, Some(Start::Warm), Outcome::Ok));
+        }
+        let text = metrics.render(&idle()).unwrap();
+        assert!(
+            text.contains("function=\"other\",kind=\"native\",outcome=\"ok\",start=\"warm\"} 2")
+        );
+        assert!(text.contains("function=\"a\",kind=\"native\",outcome=\"ok\",start=\"warm\"} 2"));
+        assert!(!text.contains("function=\"c\""));
+    }
+
+    #[test]
+    fn every_metric_is_in_docs_operations_and_no_other() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let documented: HashSet<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `hearth_")?.split('`').next())
+            .collect();
+        let families = used().registry.gather();
+        let names: HashSet<&str> = families
+            .iter()
+            .filter_map(|family| family.name().strip_prefix("hearth_"))
+            .collect();
+        // 20 metrics: a family without a child would be missed by gather().
+        assert_eq!(names.len(), 19);
+        assert_eq!(names, documented);
+    }
+
+    #[test]
+    fn names_and_help_follow_the_conventions() {
+        for family in used().registry.gather() {
+            assert!(
+                family.name().starts_with("hearth_") && !family.help().is_empty(),
+                "{}",
+                family.name()
+            );
+            let counter = family.get_field_type() == prometheus::proto::MetricType::COUNTER;
+            assert_eq!(
+                counter,
+                family.name().ends_with("_total"),
+                "{}",
+                family.name()
+            );
+        }
+    }
+}

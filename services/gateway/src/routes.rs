@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Which path leads where. The life of an invocation is [`run`], from the request to the answer in one line.
+
+mod gate;
+mod manage;
+mod observe;
+mod params;
+
+use std::time::Instant;
+
+use axum::{
+    Router,
+    extract::{Extension, Request, State},
+    http::request::Parts,
+    middleware,
+    response::Response,
+    routing::{any, get, post},
+};
+use hearth_pool::{Call, InvocationId};
+use hearth_protocol::SmallName;
+
+use crate::{answer, app::Shard, body, cgi, edge::Ends, problem::RequestError};
+
+use params::FunctionName;
+
+/// All routes of a shard.
+pub(crate) fn router(shard: Shard) -> Router {
+    let management = Router::new()
+        .route("/v1/functions", get(manage::list))
+        .route(
+            "/v1/functions/{name}",
+            get(manage::describe)
+                .put(manage::deploy)
+                .delete(manage::remove),
+        )
+        .route("/v1/functions/{name}/isolation", get(manage::isolation))
+        .route("/v1/functions/{name}/logs", get(manage::logs))
+        .route("/v1/invocations/{id}", get(manage::receipt))
+        .route_layer(middleware::from_fn_with_state(
+            shard.clone(),
+            gate::needs_key,
+        ));
+    Router::new()
+        .route("/invoke/{name}", post(invoke))
+        .route("/fn/{name}", any(function))
+        .route("/fn/{name}/", any(function))
+        .route("/fn/{name}/{*path}", any(function))
+        .merge(management)
+        .route_layer(middleware::from_fn_with_state(
+            shard.clone(),
+            gate::own_host,
+        ))
+        // Without the check of the host: they give away nothing but numbers, and a scraper or a load balancer
+        // calls them by whatever name it was configured with.
+        .route("/metrics", get(observe::metrics))
+        .route("/healthz", get(observe::healthz))
+        .route("/readyz", get(observe::readyz))
+        .fallback(|| async { RequestError::NotFound })
+        .method_not_allowed_fallback(|| async { RequestError::MethodNotAllowed })
+        .layer(middleware::from_fn_with_state(shard.clone(), gate::front))
+        .with_state(shard)
+}
+
+/// `POST /invoke/{name}`: body in, body out.
+async fn invoke(
+    State(shard): State<Shard>,
+    FunctionName(name): FunctionName,
+    request: Request,
+) -> Response {
+    let id = InvocationId::new();
+    if request.uri().query().is_some_and(params::asks_for_a_mode) {
+        let problem =
+            "mode is not supported yet; every invocation is answered when it ends".to_owned();
+        return RequestError::BadRequest { problem }.response_for(id);
+    }
+    run(&shard, id, &name, request, &Contract::Plain)
+        .await
+        .unwrap_or_else(|error| error.response_for(id))
+}
+
+/// `ANY /fn/{name}/{path}`: the whole request to the function, by CGI.
+async fn function(
+    State(shard): State<Shard>,
+    FunctionName(name): FunctionName,
+    Extension(ends): Extension<Ends>,
+    request: Request,
+) -> Response {
+    let id = InvocationId::new();
+    run(&shard, id, &name, request, &Contract::Cgi(ends))
+        .await
+        .unwrap_or_else(|error| error.response_for(id))
+}
+
+/// How the request and the answer are put into a function's terms.
+enum Contract {
+    Plain,
+    Cgi(Ends),
+}
+
+/// The life of an invocation. Dropping this future at any point, as happens when the client goes away, cancels what
+/// has begun and gives back what is held.
+async fn run(
+    shard: &Shard,
+    id: InvocationId,
+    name: &SmallName,
+    request: Request,
+    contract: &Contract,
+) -> Result<Response, RequestError> {
+    let app = &shard.app;
+    app.admission.open()?;
+    let function = app.registry.find(name)?;
+    let (parts, body) = request.into_parts();
+    let body = body::read(
+        body,
+        function.target.limits.request_bytes,
+        &app.admission,
+        &app.timeouts,
+    )
+    .await?;
+    let call = contract.call(id, name, &parts, body.bytes)?;
+    let permit = app.admission.admit(body.permit)?;
+    let reply = app.pool.invoke(shard.index, &function.target, call).await;
+    Ok(match contract {
+        Contract::Plain => answer::plain(id, reply, &function.content_type, permit),
+        Contract::Cgi(_) => answer::cgi(id, reply, permit).await,
+    })
+}
+
+impl Contract {
+    fn call(
+        &self,
+        id: InvocationId,
+        function: &SmallName,
+        parts: &Parts,
+        body: bytes::Bytes,
+    ) -> Result<Call, RequestError> {
+        let received = Instant::now();
+        match self {
+            Self::Plain => Ok(Call {
+                id,
+                received,
+                env: Vec::new(),
+                body,
+                check: None,
+            }),
+            Self::Cgi(Ends { peer, local }) => {
+                let request = cgi::Request {
+                    function,
+                    parts,
+                    body_bytes: body.len(),
+                    peer: *peer,
+                    local: *local,
+                };
+                let env = cgi::environment(&request)?;
+                Ok(Call {
+                    id,
+                    received,
+                    env,
+                    body,
+                    check: Some(cgi::check),
+                })
+            }
+        }
+    }
+}

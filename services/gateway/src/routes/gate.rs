@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What every request passes before a route sees it.
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, Method, header},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+
+use crate::{
+    app::Shard,
+    problem::{Code, RequestError},
+};
+
+/// Headers of this prefix are Hearth's own on answers; on requests they would only be there to pretend.
+const OWN_PREFIX: &str = "hearth-";
+
+/// Around everything: strips what clients must not set, refuses what is not spoken here, counts refusals.
+pub(super) async fn front(
+    State(shard): State<Shard>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let pretended: Vec<HeaderName> = request
+        .headers()
+        .keys()
+        .filter(|name| name.as_str().starts_with(OWN_PREFIX))
+        .cloned()
+        .collect();
+    for name in pretended {
+        request.headers_mut().remove(name);
+    }
+    let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let mut response = match spoken_here(&request) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    };
+    if is_chunked {
+        // hyper drops a Content-Length that follows Transfer-Encoding, unseen. A server in front that believed that
+        // length would take what follows for another client's request: so nothing follows (RFC 9112 section 6.1).
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(Code(code)) = response.extensions().get::<Code>() {
+        shard.app.metrics.refused(code);
+    }
+    response
+}
+
+/// For routes that act or tell: only under this server's own names, and from its own pages.
+pub(super) async fn own_host(State(shard): State<Shard>, request: Request, next: Next) -> Response {
+    match shard
+        .app
+        .access
+        .check_host(request.uri(), request.headers())
+    {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+/// For management: only with the key.
+pub(super) async fn needs_key(
+    State(shard): State<Shard>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match shard.app.access.check_key(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+/// No tunnels and no other protocols. An offer of cleartext HTTP/2 is ignored, as RFC 9110 section 7.8 allows: some
+/// clients make it with every request and go on in HTTP/1.1.
+fn spoken_here(request: &Request) -> Result<(), RequestError> {
+    let headers = request.headers();
+    if request.method() == Method::CONNECT {
+        return Err(RequestError::MethodNotAllowed);
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING)
+        && headers.contains_key(header::CONTENT_LENGTH)
+    {
+        return Err(RequestError::BadRequest {
+            problem: "the body has two lengths".to_owned(),
+        });
+    }
+    match headers.get(header::UPGRADE) {
+        Some(protocol) if !protocol.as_bytes().eq_ignore_ascii_case(b"h2c") => {
+            Err(RequestError::BadRequest {
+                problem: "no protocol can be upgraded to".to_owned(),
+            })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
