@@ -210,6 +210,13 @@ impl Program {
     }
 }
 
+/// Seeds this thread's generator, from which every guest's is seeded. Not left to the first guest: in a static
+/// executable the getrandom crate may not find the C library's function, and then opens a device, which the worker's
+/// filter forbids. Where even that cannot be had, this panics, and the worker never says that it has booted.
+pub(crate) fn seed_random_numbers() {
+    drop(WasiCtxBuilder::new());
+}
+
 /// Clocks and random numbers are the host's; there are no files, no sockets, and no environment but the given one.
 fn wasi(world: World<'_>) -> WasiP1Ctx {
     let mut wasi = WasiCtxBuilder::new();

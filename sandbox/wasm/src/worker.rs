@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 use wasmtime::Engine;
 
 use crate::control::{Control, ControlError, PACKET_BUFFER_BYTES, Received};
-use crate::guest::Imports;
+use crate::guest::{self, Imports};
 use crate::invocation::{self, Bound, Call, Cancellation, Handle};
 use crate::stdio::Input;
 use crate::ticker::Ticker;
@@ -76,6 +76,7 @@ pub fn run() -> Result<(), WorkerError> {
     let engine = engine::engine().map_err(WorkerError::Engine)?;
     let imports = Imports::new(&engine).map_err(WorkerError::Engine)?;
     let ticker = Ticker::new().map_err(WorkerError::Ticker)?;
+    guest::seed_random_numbers();
 
     // The filter comes after everything that opens something, and before the ticker's thread, which inherits it.
     seccomp::install(&seccomp::compile(seccomp::Profile::Wasm)?)?;
