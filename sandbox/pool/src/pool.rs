@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     io::Read,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -42,6 +42,8 @@ pub struct Pool {
     room: Arc<Semaphore>,
     stock: Stock,
     rosters: Mutex<HashMap<usize, Arc<Roster>>>,
+    /// Targets that are retired while somebody may still invoke them.
+    retired: Mutex<Vec<Weak<Target>>>,
     lacking: Notify,
 }
 
@@ -99,6 +101,7 @@ impl Pool {
             link: watch::Sender::new(None),
             stock: Stock::default(),
             rosters: Mutex::default(),
+            retired: Mutex::default(),
             lacking: Notify::new(),
         });
         tokio::spawn(keep_stocked(Arc::clone(&pool)));
@@ -180,6 +183,7 @@ impl Pool {
 
     /// Ends a target: idle sandboxes are destroyed now, running ones when they are done.
     pub fn retire(&self, target: &Arc<Target>) {
+        self.retired().push(Arc::downgrade(target));
         let roster = self.rosters().remove(&key(target));
         if let Some(roster) = roster {
             roster.retire();
@@ -301,11 +305,26 @@ impl Pool {
 
     fn roster(&self, target: &Arc<Target>) -> Arc<Roster> {
         let mut rosters = self.rosters();
-        Arc::clone(
-            rosters
-                .entry(key(target))
-                .or_insert_with(|| Roster::new(Arc::clone(target))),
-        )
+        if let Some(roster) = rosters.get(&key(target)) {
+            return Arc::clone(roster);
+        }
+        let roster = Roster::new(Arc::clone(target));
+        if self.is_retired(target) {
+            // Found by its caller just before it was retired: it runs, and its sandbox goes with it.
+            roster.retire();
+        } else {
+            rosters.insert(key(target), Arc::clone(&roster));
+        }
+        roster
+    }
+
+    fn is_retired(&self, target: &Arc<Target>) -> bool {
+        let weak = Arc::downgrade(target);
+        self.retired().iter().any(|retired| retired.ptr_eq(&weak))
+    }
+
+    fn retired(&self) -> MutexGuard<'_, Vec<Weak<Target>>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn prune(&self) {
@@ -314,6 +333,7 @@ impl Pool {
         for roster in rosters {
             roster.prune(now);
         }
+        self.retired().retain(|target| 0 < target.strong_count());
     }
 
     fn rosters(&self) -> MutexGuard<'_, HashMap<usize, Arc<Roster>>> {

@@ -77,8 +77,15 @@ fn a_manifest_that_is_missing_or_names_another_function_or_no_entry_is_refused()
     )
     .problem(409, "conflict");
     put(instance, &files(&[("function.toml", 0o644, MANIFEST)])).problem(400, "bad_manifest");
-    put(instance, b"this is neither tar nor zip").expect(415);
-    put(instance, b"").expect(400);
+    put(instance, b"this is neither tar nor zip").problem(400, "bad_archive");
+    put(instance, b"").problem(400, "bad_archive");
+    let bearer = format!("Bearer {}", instance.key());
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("content-type", "text/plain"),
+    ];
+    let answer = instance.call("PUT", "/v1/functions/refused", &headers, b"text");
+    answer.problem(415, "unsupported_media_type");
 }
 
 /// A tar header by hand, for what the writer would not write.
