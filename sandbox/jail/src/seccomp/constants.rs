@@ -8,6 +8,9 @@ pub(super) const ENOSYS: u16 = 38;
 /// PAGEMAP_SCAN (ioctl_pagemap_scan(2)), `_IOWR('f', 16, struct pm_scan_arg)`; libc does not have it.
 const PAGEMAP_SCAN: u64 = 0xc060_6610;
 
+/// PR_GET_AUXV (uapi/linux/prctl.h): the caller's own auxiliary vector; libc does not have it.
+const PR_GET_AUXV: u64 = 0x4155_5856;
+
 /// Every namespace flag that clone(2) takes. CLONE_NEWTIME (0x80) is not among them: in clone's first argument that bit
 /// belongs to the exit signal, only clone3 and unshare know it.
 const CLONE_NEW_ANY: u64 = 0x7e02_0000;
@@ -74,6 +77,7 @@ fn unsigned(name: &str) -> Option<u64> {
         "FIONCLEX" => libc::FIONCLEX,
         "FIONREAD" => libc::FIONREAD,
         "PAGEMAP_SCAN" => PAGEMAP_SCAN,
+        "PR_GET_AUXV" => PR_GET_AUXV,
         "SECCOMP_FILTER_FLAG_TSYNC" => libc::SECCOMP_FILTER_FLAG_TSYNC,
         "SECCOMP_SET_MODE_FILTER" => u64::from(libc::SECCOMP_SET_MODE_FILTER),
         "S_IFIFO" => u64::from(libc::S_IFIFO),
