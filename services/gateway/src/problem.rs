@@ -174,7 +174,7 @@ impl Described {
         if let Some(id) = invocation {
             answer::name_invocation(response.headers_mut(), id);
         }
-        // For the gate, which counts refusals by code without reading the body again.
+        // For the gate, which counts errors by code without reading the body again.
         response.extensions_mut().insert(Code(self.code));
         response
     }

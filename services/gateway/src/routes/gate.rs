@@ -16,7 +16,7 @@ use crate::{
 /// Headers of this prefix are Hearth's own on answers; on requests they would only be there to pretend.
 const OWN_PREFIX: &str = "hearth-";
 
-/// Around everything: strips what clients must not set, refuses what is not spoken here, counts refusals.
+/// Around everything: strips what clients must not set, refuses what is not spoken here, counts errors.
 pub(super) async fn front(
     State(shard): State<Shard>,
     mut request: Request,
@@ -44,7 +44,7 @@ pub(super) async fn front(
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Some(Code(code)) = response.extensions().get::<Code>() {
-        shard.app.metrics.refused(code);
+        shard.app.metrics.answered_with_error(code);
     }
     response
 }

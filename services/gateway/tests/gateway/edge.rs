@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Every limit of a connection, hit on purpose; each alone, so that no other can have done it.
+
+use std::{
+    io::{Read as _, Write as _},
+    time::{Duration, Instant},
+};
+
+use hearth_gateway::{EdgeTimeouts, GatewayLimits};
+
+use crate::{
+    client::{Answer, PATIENCE, connect, read_to_end},
+    server::{KEY, Server, patient},
+};
+
+/// The limit under test.
+const SHORT: Duration = Duration::from_millis(200);
+
+/// Runs `talk`, and checks that the server ended it because of the limit: not before, and not much later.
+fn ends_by_the_limit(timeouts: EdgeTimeouts, talk: impl FnOnce(&Server) -> Answer) -> Answer {
+    let (server, _dir) = Server::temporary(timeouts);
+    let began = Instant::now();
+    let answer = talk(&server);
+    let took = began.elapsed();
+    assert!(SHORT <= took && took < PATIENCE / 2, "{took:?}");
+    answer
+}
+
+#[test]
+fn a_client_that_sends_nothing_is_closed() {
+    let timeouts = EdgeTimeouts {
+        first_byte: SHORT,
+        ..patient()
+    };
+    let answer = ends_by_the_limit(timeouts, |server| read_to_end(&mut connect(server.address)));
+    assert!(answer.is_empty());
+}
+
+#[test]
+fn a_client_that_sends_half_a_header_is_closed() {
+    let timeouts = EdgeTimeouts {
+        header_read: SHORT,
+        ..patient()
+    };
+    ends_by_the_limit(timeouts, |server| {
+        let mut stream = connect(server.address);
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: loc")
+            .unwrap();
+        read_to_end(&mut stream)
+    });
+}
+
+#[test]
+fn a_client_that_sends_its_header_byte_by_byte_is_closed_although_it_makes_progress() {
+    let timeouts = EdgeTimeouts {
+        header_read: SHORT,
+        first_byte: SHORT,
+        ..patient()
+    };
+    ends_by_the_limit(timeouts, |server| {
+        let mut stream = connect(server.address);
+        stream.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
+        stream.set_read_timeout(Some(SHORT / 10)).unwrap();
+        let began = Instant::now();
+        // The read is the pause between two bytes.
+        while began.elapsed() < PATIENCE && stream.write_all(b"x").is_ok() {
+            if matches!(stream.read(&mut [0; 1]), Ok(0)) {
+                break;
+            }
+        }
+        read_to_end(&mut stream)
+    });
+}
+
+#[test]
+fn a_kept_connection_on_which_nothing_comes_is_closed_and_one_in_use_is_not() {
+    let timeouts = EdgeTimeouts {
+        keep_alive_idle: SHORT,
+        ..patient()
+    };
+    let answer = ends_by_the_limit(timeouts, |server| {
+        let mut stream = connect(server.address);
+        for _ in 0..3 {
+            stream
+                .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                .unwrap();
+            let mut answer = [0; 512];
+            assert!(0 < stream.read(&mut answer).unwrap());
+        }
+        read_to_end(&mut stream)
+    });
+    assert!(answer.is_empty());
+}
+
+/// A deploy's body that never comes to its end.
+fn deploy_with_body(sent: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "PUT /v1/functions/a HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 1000\r\n\r\n"
+    );
+    [head.as_bytes(), sent].concat()
+}
+
+#[test]
+fn a_body_that_stops_coming_is_answered_with_408() {
+    let timeouts = EdgeTimeouts {
+        body_progress: SHORT,
+        ..patient()
+    };
+    let answer = ends_by_the_limit(timeouts, |server| {
+        Answer::to(server.address, &deploy_with_body(b"half"))
+    });
+    assert_eq!(
+        (answer.status(), answer.code().as_str()),
+        (408, "request_timeout")
+    );
+}
+
+#[test]
+fn a_body_that_drips_is_answered_with_408_although_it_makes_progress() {
+    let timeouts = EdgeTimeouts {
+        body_whole: SHORT,
+        ..patient()
+    };
+    let answer = ends_by_the_limit(timeouts, |server| {
+        let mut stream = connect(server.address);
+        stream.write_all(&deploy_with_body(b"")).unwrap();
+        stream.set_read_timeout(Some(SHORT / 10)).unwrap();
+        let began = Instant::now();
+        let mut first = [0; 1];
+        // The read is the pause between two bytes.
+        while began.elapsed() < PATIENCE && stream.peek(&mut first).is_err() {
+            stream.write_all(b"x").unwrap();
+        }
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        read_to_end(&mut stream)
+    });
+    assert_eq!(answer.status(), 408);
+}
+
+#[test]
+fn a_client_that_never_reads_its_answers_is_closed() {
+    let timeouts = EdgeTimeouts {
+        write_progress: SHORT,
+        ..patient()
+    };
+    ends_by_the_limit(timeouts, |server| {
+        let mut stream = connect(server.address);
+        let request = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+        let began = Instant::now();
+        // Requests without end, each with an answer of some KiB, until the server has had enough.
+        while stream.write_all(request.as_bytes()).is_ok() {
+            assert!(began.elapsed() < PATIENCE);
+        }
+        read_to_end(&mut stream)
+    });
+}
+
+#[test]
+fn at_the_limit_of_connections_accepting_pauses_and_goes_on_when_one_closes() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = GatewayLimits {
+        connections_max: 2,
+        ..GatewayLimits::default()
+    };
+    let server = Server::start(dir.path(), limits, patient());
+    let mut first = connect(server.address);
+    let second = connect(server.address);
+    // An answer on the first shows that it was accepted.
+    first
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    assert!(0 < first.read(&mut [0; 512]).unwrap());
+    let mut third = connect(server.address);
+    third
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    third.set_read_timeout(Some(SHORT)).unwrap();
+    assert!(third.read(&mut [0; 1]).is_err(), "served beyond the limit");
+    drop(second);
+    third.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(read_to_end(&mut third).status(), 200);
+}
+
+#[test]
+fn what_two_servers_could_read_differently_is_refused_and_the_connection_closed() {
+    let (server, _dir) = Server::temporary(patient());
+    let smuggled = [
+        "POST /invoke/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /invoke/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        "POST /invoke/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        "POST /invoke/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: +5\r\n\r\nhello",
+        "POST /invoke/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0x5\r\n\r\nhello",
+        "POST /invoke/a HTTP/1.1\r\nHost: localhost\r\nContent-Length : 5\r\n\r\nhello",
+        "POST /invoke/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "POST /invoke/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff1\r\n",
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: a\r\n folded\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n",
+        "GET\r\n\r\n",
+    ];
+    for request in smuggled {
+        let followed = format!(
+            "{request}GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        );
+        let answer = server.request(&followed);
+        assert!(
+            (400..500).contains(&answer.status()),
+            "{request:?} {}",
+            answer.text()
+        );
+        assert_eq!(
+            answer.text().matches("HTTP/1.").count(),
+            1,
+            "{request:?} {}",
+            answer.text()
+        );
+    }
+}
+
+#[test]
+fn headers_and_paths_beyond_their_size_are_refused() {
+    let (server, _dir) = Server::temporary(patient());
+    let many = "X: y\r\n".repeat(200);
+    assert_eq!(
+        server
+            .request(&format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n"))
+            .status(),
+        431
+    );
+    let long = "y".repeat(100_000);
+    assert_eq!(
+        server
+            .request(&format!("GET / HTTP/1.1\r\nHost: x\r\nX: {long}\r\n\r\n"))
+            .status(),
+        431
+    );
+    assert!(matches!(
+        server
+            .request(&format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n"))
+            .status(),
+        414 | 431
+    ));
+}
+
+#[test]
+fn other_protocols_are_not_spoken_and_http_1_0_is() {
+    let (server, _dir) = Server::temporary(patient());
+    assert_eq!(
+        server.request("GET /healthz HTTP/1.0\r\n\r\n").status(),
+        200
+    );
+    assert_eq!(
+        server
+            .request(
+                "CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n"
+            )
+            .status(),
+        405
+    );
+    let upgrade = |protocol: &str| {
+        server.request(&format!("GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: upgrade, close\r\nUpgrade: {protocol}\r\n\r\n")).status()
+    };
+    assert_eq!(upgrade("websocket"), 400);
+    assert_eq!(upgrade("h2c"), 200);
+    let tls = Answer::to(
+        server.address,
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03 and so on\r\n\r\n",
+    );
+    assert_eq!(tls.status(), 400);
+}
+
+#[test]
+fn a_body_beyond_its_limit_is_answered_with_413_whether_announced_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = GatewayLimits {
+        archive_bytes_max: 1000,
+        ..GatewayLimits::default()
+    };
+    let server = Server::start(dir.path(), limits, patient());
+    let put = |framing: &str, body: &str| {
+        server.request(&format!("PUT /v1/functions/a HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n{framing}\r\n\r\n{body}"))
+    };
+    let body = "x".repeat(1001);
+    let announced = put("Content-Length: 1001", &body);
+    assert_eq!(
+        (announced.status(), announced.code().as_str()),
+        (413, "payload_too_large")
+    );
+    assert_eq!(announced.json()["evidence"]["limit_bytes"], 1000);
+    let chunked = put(
+        "Transfer-Encoding: chunked",
+        &format!("3e9\r\n{body}\r\n0\r\n\r\n"),
+    );
+    assert_eq!(chunked.status(), 413);
+    assert_eq!(server.metric("hearth_body_bytes"), Some(0));
+}
+
+#[test]
+fn bodies_beyond_what_the_process_may_hold_are_answered_with_503() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = GatewayLimits {
+        body_bytes_max: 100,
+        ..GatewayLimits::default()
+    };
+    let server = Server::start(dir.path(), limits, patient());
+    let body = "x".repeat(101);
+    let answer = server.request(&format!("PUT /v1/functions/a HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\nContent-Length: 101\r\n\r\n{body}"));
+    assert_eq!(
+        (answer.status(), answer.code().as_str()),
+        (503, "overloaded")
+    );
+    assert_eq!(answer.header("retry-after").as_deref(), Some("1"));
+}
