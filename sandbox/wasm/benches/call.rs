@@ -32,6 +32,12 @@ fn main() {
     drop(worker);
     for (name, module, body_bytes) in [
         ("empty", guests::empty(), 0),
+        // What Rust's linker gives a small program.
+        (
+            "17 pages",
+            guests::guest(17, r#"(func (export "_start"))"#),
+            0,
+        ),
         ("echo 1 KiB", guests::echo(), 1024),
         ("echo 60 KiB", guests::echo(), 60 * 1024),
     ] {

@@ -77,6 +77,7 @@ pub fn run() -> Result<(), WorkerError> {
     let imports = Imports::new(&engine).map_err(WorkerError::Engine)?;
     let ticker = Ticker::new().map_err(WorkerError::Ticker)?;
     guest::seed_random_numbers();
+    invocation::find_clock();
 
     // The filter comes after everything that opens something, and before the ticker's thread, which inherits it.
     seccomp::install(&seccomp::compile(seccomp::Profile::Wasm)?)?;

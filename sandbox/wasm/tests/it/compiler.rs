@@ -42,6 +42,20 @@ fn what_is_no_module_is_refused_with_its_kind() {
 }
 
 #[test]
+fn a_module_that_is_too_long_is_refused_before_it_is_parsed() {
+    let mut module = guests::empty();
+    module.resize(
+        usize::try_from(hearth_wasm::compile::MODULE_BYTES_MAX).unwrap() + 1,
+        0,
+    );
+    let problems = refused(&module);
+    assert!(
+        problems[0].contains("more than 67108864 bytes"),
+        "{problems:?}"
+    );
+}
+
+#[test]
 fn compiled_code_is_refused() {
     let artifact = compile(&guests::empty()).stdout;
     let problems = refused(&artifact);

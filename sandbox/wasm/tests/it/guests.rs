@@ -96,6 +96,18 @@ pub(crate) fn trap() -> Vec<u8> {
     )
 }
 
+/// Writes `length` bytes to stdout, then traps in a function whose name has 100,000 bytes.
+pub(crate) fn trap_at_length(length: u32) -> Vec<u8> {
+    let name = "n".repeat(100_000);
+    let body = format!(
+        r#"(func ${name} unreachable)
+           (func (export "_start")
+             (call $write (i32.const 1) (i32.const 1024) (i32.const {length}))
+             (call ${name}))"#
+    );
+    guest(2, &body)
+}
+
 /// Never returns.
 pub(crate) fn spin() -> Vec<u8> {
     guest(1, r#"(func (export "_start") (call $spin))"#)

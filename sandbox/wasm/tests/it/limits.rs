@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use hearth_protocol::frame::PAYLOAD_BYTES_MAX;
-use hearth_protocol::worker::{Ending, Module, Request};
+use hearth_protocol::worker::{Ending, Module, Request, TRAP_TEXT_BYTES_MAX, Usage};
 
 use crate::gateway::{Worker, roomy};
 use crate::guests;
@@ -18,7 +18,7 @@ const SHORT: Duration = Duration::from_millis(100);
 /// How late an end may be noticed on a loaded machine; the worker's own part is one tick.
 const LATE: Duration = Duration::from_secs(2);
 
-fn times_out(module: &[u8]) -> hearth_protocol::worker::Usage {
+fn times_out(module: &[u8]) -> Usage {
     let worker = Worker::bound(module, roomy());
     let began = Instant::now();
     let finished = worker.invoke(b"", SHORT);
@@ -107,6 +107,20 @@ fn recursion_without_end_is_a_trap() {
             panic!("no trap");
         };
         assert!(text.contains("stack exhausted"), "{text}");
+    }
+}
+
+#[test]
+fn a_trap_text_is_cut_and_fits_beside_any_rest_of_output() {
+    for length in [0, PAYLOAD_BYTES_MAX - 1, PAYLOAD_BYTES_MAX] {
+        let module = guests::trap_at_length(u32::try_from(length).unwrap());
+        let worker = Worker::bound(&module, roomy());
+        let finished = worker.invoke(b"", AMPLE);
+        let Ending::Trap { text } = finished.ending else {
+            panic!("no trap");
+        };
+        assert_eq!(text.len(), TRAP_TEXT_BYTES_MAX);
+        assert_eq!(finished.stdout.len(), length);
     }
 }
 
