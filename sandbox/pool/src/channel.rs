@@ -7,6 +7,7 @@ use std::{
 };
 
 use hearth_protocol::frame::{self, FrameError};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Mutex;
 use tokio_seqpacket::{
@@ -56,6 +57,8 @@ pub(crate) struct Received<'b, M> {
 impl Channel {
     /// Takes over a connected socket. Must be called inside a runtime.
     pub(crate) fn new(fd: OwnedFd) -> std::io::Result<Self> {
+        // The runtime waits for readiness itself; a socket that blocks would stop the whole shard.
+        fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(Self {
             socket: UnixSeqpacket::try_from(fd)?,
             sending: Mutex::new(()),
