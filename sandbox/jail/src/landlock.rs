@@ -147,6 +147,8 @@ fn gateway_grants(abi: ABI, state_dir: &Path) -> Vec<Grant> {
         (state_dir.to_owned(), writable(abi) & !AccessFs::Execute),
         // The process's own numbers, for metrics. The link is resolved now: it names this process only.
         (PathBuf::from("/proc/self"), read_only),
+        // SQLite seeds its random numbers from here, and makes do with the time where it cannot.
+        (PathBuf::from("/dev/urandom"), AccessFs::ReadFile.into()),
     ]
 }
 
