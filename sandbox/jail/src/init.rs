@@ -71,6 +71,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, InitErro
     let mut arguments = arguments.into_iter();
     // Exec has set the dumpable flag from the image's mode (0111: off); this holds for an image that can be read, too.
     nix::sys::prctl::set_dumpable(false).map_err(at("clear the dumpable flag"))?;
+    // Handed on to every process of the sandbox.
+    sys::program::default_signals().map_err(at("reset signals"))?;
     let children = watch_children()?;
     let cores = sched_getaffinity(Pid::from_raw(0)).map_err(at("read the affinity"))?;
     match arguments.next() {

@@ -191,7 +191,7 @@ fn prepare(launch: &Launch<'_>) -> Result<(), LaunchFailure> {
     }
     nix::sched::sched_setaffinity(Pid::from_raw(0), launch.cores).map_err(at("affinity"))?;
     normal_priority().map_err(at("priority"))?;
-    default_signals().map_err(at("signals"))?;
+    unblock_signals().map_err(at("signals"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     // Its own session: signals to a process group stay among the function's processes.
     // SAFETY: setsid(2) has no precondition; EPERM cannot occur, a new process leads no group.
@@ -250,19 +250,41 @@ fn normal_priority() -> nix::Result<()> {
     checked_int(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) })
 }
 
-/// Nothing ignored (Rust's start-up ignores SIGPIPE) and nothing blocked: what a program expects to begin with.
-fn default_signals() -> nix::Result<()> {
-    use nix::sys::signal::{
-        SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction, sigprocmask,
-    };
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the default disposition runs no code of ours. Without CLONE_SIGHAND the table is this process's own.
-    unsafe { sigaction(Signal::SIGPIPE, &default) }?;
-    sigprocmask(
-        nix::sys::signal::SigmaskHow::SIG_SETMASK,
-        Some(&SigSet::empty()),
-        None,
-    )
+/// Sets every signal of the calling process to its default: exec undoes handlers, but hands on what is ignored, by
+/// Rust's start-up (SIGPIPE) or by whoever started the service (a shell's background jobs: SIGINT).
+///
+/// By the bare system call: the C library refuses the two signals that it keeps for itself, which can be ignored, too.
+pub(crate) fn default_signals() -> nix::Result<()> {
+    // The kernel's struct sigaction: handler (SIG_DFL is 0), flags, restorer, mask.
+    let default = [0_u64; 4];
+    for signal in 1..=SIGNAL_MAX {
+        // SAFETY: rt_sigaction(2) reads a sigaction of 32 bytes, which is what is passed, and takes the size of a mask;
+        // the default disposition runs no code of ours.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null::<u64>(),
+                size_of::<u64>(),
+            )
+        };
+        match checked(result) {
+            // SIGKILL and SIGSTOP have only their default.
+            Ok(_) | Err(Errno::EINVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's _NSIG.
+const SIGNAL_MAX: c_int = 64;
+
+/// Nothing blocked, which is what a program expects to begin with; init itself blocks SIGCHLD.
+fn unblock_signals() -> nix::Result<()> {
+    use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
 fn close_on_exec_from(first: u32) -> nix::Result<()> {

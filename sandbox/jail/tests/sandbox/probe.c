@@ -120,6 +120,26 @@ static int leave_behind(int count) {
     return 0;
 }
 
+/* Forks until it is refused; every child waits to be killed. */
+static int count_forks(void) {
+    int count = 0;
+    for (;;) {
+        pid_t child = fork();
+        if (child < 0) break;
+        if (child == 0) for (;;) pause();
+        count++;
+    }
+    printf("%d %s\n", count, strerrorname_np(errno));
+    return 0;
+}
+
+/* Stands in for a resident program: says one word on the control socket, and ends with it. */
+static int resident(void) {
+    char word[16];
+    if (send(3, "booted", 6, 0) != 6) return 3;
+    return recv(3, word, sizeof word, 0) == 0 ? 0 : 4;
+}
+
 int main(int argc, char **argv) {
     const char *what = argc < 2 ? "echo" : argv[1];
     setvbuf(stdout, 0, _IONBF, 0);
@@ -135,7 +155,10 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "eat")) return eat(atoi(argv[2]));
     if (!strcmp(what, "leave")) return leave_behind(atoi(argv[2]));
     if (!strcmp(what, "fill")) { int fd = open("/tmp/filled", O_WRONLY | O_CREAT, 0600); char block[4096] = {1}; long n = 0; while (write(fd, block, sizeof block) == sizeof block) n++; printf("%ld %s\n", n, strerrorname_np(errno)); return 0; }
-    if (!strcmp(what, "forks")) { int n = 0; while (0 <= fork()) { if (getppid() != 1 && n == -1) break; n++; if (1000 < n) break; pid_t p = getpid(); (void)p; } printf("x\n"); return 0; }
+    if (!strcmp(what, "forks")) return count_forks();
+    if (!strcmp(what, "resident-argument")) return resident();
+    if (!strcmp(what, "spin")) for (;;) {}
+    if (!strcmp(what, "lower")) { nice(10); umask(0777); signal(SIGPIPE, SIG_IGN); setrlimit(RLIMIT_NOFILE, &(struct rlimit){16, 16}); puts("lowered"); return 0; }
     if (!strcmp(what, "pause")) { puts("paused"); for (;;) pause(); }
     return 64;
 }

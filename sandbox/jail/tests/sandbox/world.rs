@@ -61,7 +61,8 @@ pub(crate) fn programs() -> &'static Programs {
     static BUILT: OnceLock<Programs> = OnceLock::new();
     BUILT.get_or_init(|| {
         let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let images = temporary.parent().unwrap().join("images");
+        // A directory of its own: the outer cargo holds the lock of the shared one.
+        let images = temporary.join("images");
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         // As services/hearth builds it: static, because no base has a loader for it.
         let built = Command::new(env!("CARGO"))
@@ -99,7 +100,7 @@ pub(crate) struct World {
     requests: u64,
     /// `Gone` events that came while something else was waited for.
     gone: Vec<(SandboxId, Cause, u64)>,
-    _ids: IdClaim,
+    ids: IdClaim,
     _temporary: tempfile::TempDir,
 }
 
@@ -165,9 +166,15 @@ impl World {
             socket,
             requests: 0,
             gone: Vec::new(),
-            _ids: ids,
+            ids,
             _temporary: temporary,
         }
+    }
+
+    /// The host ids that its sandboxes get theirs from.
+    pub(crate) fn ids(&self) -> std::ops::Range<u32> {
+        let block = self.ids.block;
+        block.first..block.first + block.count
     }
 
     pub(crate) fn send(&self, request: &Request) {
