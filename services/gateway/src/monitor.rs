@@ -7,6 +7,7 @@ use hearth_protocol::{
     frame::{self, FrameError},
     monitor::{Event, Request},
 };
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio_seqpacket::{UnixSeqpacket, ancillary::OwnedAncillaryMessage};
 
 /// Larger than any message from the monitor, in bytes.
@@ -50,6 +51,8 @@ pub(crate) struct Monitor {
 impl Monitor {
     /// Must be called inside a runtime.
     pub(crate) fn new(socket: OwnedFd) -> Result<Self, MonitorError> {
+        // The monitor's sockets block, and a runtime must never stand in one.
+        fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(std::io::Error::from)?;
         Ok(Self {
             socket: UnixSeqpacket::try_from(socket)?,
         })
