@@ -396,6 +396,16 @@ impl Store {
     }
 }
 
+impl Drop for Store {
+    /// Whoever uploads is gone too, so nobody will commit what is in progress.
+    fn drop(&mut self) {
+        for upload in self.uploads.values() {
+            // What cannot be deleted now is swept at the next start: it carries an unfinished tree's name.
+            drop(delete_whole(&upload.path));
+        }
+    }
+}
+
 /// How far [`Store::tidy`] got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tidied {

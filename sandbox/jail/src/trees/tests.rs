@@ -378,3 +378,14 @@ fn a_file_of_a_tree_is_opened_and_nothing_beside_it() {
         Err(TreeError::UnknownTree { .. })
     ));
 }
+
+#[test]
+fn uploads_end_with_their_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::new(directory.path().to_owned());
+    let begun = store.begin().unwrap();
+    store.chunk(begun, whole("a/b", b"x"), source(b"x").as_fd());
+    assert_eq!(hidden(&store), 1);
+    drop(store);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
