@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 use ureq::http::Response;
 use ureq::{Agent, AsSendBody, Body};
 
@@ -66,8 +67,7 @@ struct Problem {
     detail: String,
     code: String,
     fix: String,
-    problems: Vec<serde_json::Value>,
-    evidence: serde_json::Value,
+    evidence: Value,
 }
 
 impl Client {
@@ -206,16 +206,9 @@ impl Problem {
         if !self.code.is_empty() {
             sentence = format!("{} ({status}): {sentence}", self.code);
         }
-        let evidence = match &self.evidence {
-            serde_json::Value::Array(items) => items.iter().map(plain).collect(),
-            serde_json::Value::Object(fields) => fields
-                .iter()
-                .map(|(name, value)| format!("{name}: {}", plain(value)))
-                .collect(),
-            serde_json::Value::Null => Vec::new(),
-            other => vec![plain(other)],
-        };
-        for line in self.problems.iter().map(plain).chain(evidence) {
+        let mut lines = Vec::new();
+        evidence_lines("", &self.evidence, &mut lines);
+        for line in lines {
             sentence.push_str("\n  - ");
             sentence.push_str(&line);
         }
@@ -232,11 +225,35 @@ impl Problem {
     }
 }
 
-/// A JSON value as a person would write it.
-fn plain(value: &serde_json::Value) -> String {
-    match value {
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
+/// Evidence as a person would write it: one line per fact.
+fn evidence_lines(name: &str, value: &Value, lines: &mut Vec<String>) {
+    match (value, value.get("at"), value.get("problem")) {
+        (Value::Null, ..) => {}
+        (_, Some(Value::String(place)), Some(Value::String(problem))) => {
+            lines.push(format!("{place}: {problem}"));
+        }
+        (Value::Object(fields), ..) => {
+            for (name, value) in fields {
+                evidence_lines(name, value, lines);
+            }
+        }
+        (Value::Array(items), ..) => {
+            for item in items {
+                evidence_lines(name, item, lines);
+            }
+        }
+        (simple, ..) => {
+            let text = match simple {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            let name = if name.is_empty() || name == "problems" {
+                String::new()
+            } else {
+                format!("{name}: ")
+            };
+            lines.push(format!("{name}{text}"));
+        }
     }
 }
 
@@ -285,14 +302,15 @@ mod tests {
     #[test]
     fn a_problem_is_printed_with_its_code_its_evidence_and_its_fix() {
         let problem: Problem = serde_json::from_str(
-            r#"{"title":"Bad manifest","code":"bad_manifest","detail":"two keys are wrong",
-                "problems":["limits.memory: 0 is too small","nme: unknown key"],"fix":"mend them"}"#,
+            r#"{"title":"bad manifest","code":"bad_manifest","detail":"two keys are wrong","evidence":
+                {"problems":[{"at":"limits.memory","problem":"0 is too small"},"nme: unknown key"],
+                 "limit":7},"fix":"mend them"}"#,
         )
         .unwrap();
         let text = problem.into_failure(Code::Failed, 400, None).text();
         assert_eq!(
             text,
-            "bad_manifest (400): two keys are wrong\n  - limits.memory: 0 is too small\n  - nme: unknown key\n  fix: mend them"
+            "bad_manifest (400): two keys are wrong\n  - limit: 7\n  - limits.memory: 0 is too small\n  - nme: unknown key\n  fix: mend them"
         );
     }
 

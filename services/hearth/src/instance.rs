@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -54,18 +55,16 @@ impl Instance {
     ) -> Result<Self, Failure> {
         let mut command = Command::new("/proc/self/exe");
         command
+            .arg0("hearth")
             .arg("serve")
             .args(flags.to_args())
             .arg(format!("--parent={}", std::process::id()))
             .stdin(Stdio::null())
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            // A Ctrl-C is this process's to handle: it stops the child in order.
+            .process_group(0);
         if let Some(file) = file {
             command.arg("--config").arg(file);
-        }
-        {
-            use std::os::unix::process::CommandExt;
-            // A Ctrl-C is this process's to handle: it stops the child in order.
-            command.process_group(0);
         }
         let failed = |error| cannot_start(format!("cannot start hearth serve: {error}"));
         let mut child = command.spawn().map_err(failed)?;

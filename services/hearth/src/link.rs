@@ -39,9 +39,10 @@ pub(crate) enum LinkError {
     Closed,
 }
 
-/// Two connected ends, both closed on exec.
+/// Two connected ends, both closed on exec. Neither waits: the gateway's runtime relies on that, and every other reader
+/// polls first or is sent its packet before it starts.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), LinkError> {
-    let flags = SockFlag::SOCK_CLOEXEC;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(LinkError::Pair)
 }
 
@@ -64,7 +65,7 @@ pub(crate) fn send(
     Ok(())
 }
 
-/// Receives one message and its fds; waits for it.
+/// Receives one message that is there, and its fds.
 pub(crate) fn receive<M: DeserializeOwned>(
     socket: impl AsFd,
 ) -> Result<(M, Vec<OwnedFd>), LinkError> {

@@ -13,6 +13,7 @@ pub(crate) fn serve(arguments: &Serve, environment: &Environment) -> Result<(), 
     let settings = &arguments.settings;
     let config = Config::load(&settings.flags, settings.config.as_deref(), environment)?;
     require_root()?;
+    close_inherited();
     logging::start(config.log_format, environment);
     monitor::check_host()?;
     if arguments.check {
@@ -23,6 +24,25 @@ pub(crate) fn serve(arguments: &Serve, environment: &Environment) -> Result<(), 
         die_with(parent, Signal::SIGTERM)?;
     }
     monitor::run(&config).map_err(monitor::MonitorError::into_failure)
+}
+
+/// Closes what the starter left open by mistake beside the standard three: every process of Hearth would inherit it, down
+/// to those that are made to hold nothing. Called while this process has opened nothing itself.
+fn close_inherited() {
+    const LAST_STANDARD: i32 = 2;
+    let Ok(listing) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    let name =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
+    let numbers: Vec<i32> = listing
+        .filter_map(name)
+        .filter_map(|name| name.parse().ok())
+        .collect();
+    for number in numbers.into_iter().filter(|number| LAST_STANDARD < *number) {
+        // The listing's own is among them and closed by now.
+        nix::unistd::close(number).ok();
+    }
 }
 
 /// Refuses an ordinary user with the very command that works.

@@ -78,6 +78,7 @@ fn start(
     // Sent before there is anybody to read it: a packet of this size fits into an empty socket.
     link::send(&here, message, fds)?;
     let child = Command::new(SELF)
+        .arg0("hearth")
         .args(["role", role.as_str()])
         .env_clear()
         .stdin(Stdio::from(there))

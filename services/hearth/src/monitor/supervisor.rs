@@ -39,13 +39,20 @@ const CLEAN_MAX: Duration = Duration::from_secs(10);
 /// What the gateway gets beyond its own drain limit, before it is killed.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
+/// A second signal asks for haste only this long after the first: timeout(1), and a terminal together with sudo, send
+/// each of theirs twice.
+const HASTE_AFTER: Duration = Duration::from_millis(500);
+
 /// What the whole is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Children are started when they are missing.
     Serving,
     /// The gateway finishes what runs.
-    Draining,
+    Draining {
+        /// When it was told to.
+        since: Instant,
+    },
     /// The gateway is gone; the spawner cleans up.
     Ending,
 }
@@ -161,7 +168,7 @@ impl<'a> Supervisor<'a> {
 
     /// Once the gateway is gone for good it is the spawner's turn.
     fn end_spawner_after_gateway(&mut self) {
-        if self.phase == Phase::Draining && !self.gateway.is_running() {
+        if matches!(self.phase, Phase::Draining { .. }) && !self.gateway.is_running() {
             self.phase = Phase::Ending;
             // Where no gateway ever had it: closed here, so that the spawner sees its end.
             self.spawner_socket = None;
@@ -213,7 +220,7 @@ impl<'a> Supervisor<'a> {
                 self.ready_was_said = true;
                 terminal::line(READY);
             }
-            Err(LinkError::Closed) => {
+            Err(LinkError::Closed | LinkError::Io(_)) => {
                 // It is ending, and SIGCHLD will say how; one that only closed its link is not waited for.
                 self.gateway.unlink();
                 self.gateway.kill_by(Instant::now() + DRAIN_GRACE);
@@ -234,12 +241,13 @@ impl<'a> Supervisor<'a> {
         match self.phase {
             Phase::Serving => {
                 info!("stopping; running invocations may finish");
-                self.phase = Phase::Draining;
+                self.phase = Phase::Draining { since: now };
                 self.gateway.tell(&Request::Drain, &[]);
                 self.gateway
                     .kill_by(now + self.children.drain_max() + DRAIN_GRACE);
             }
-            Phase::Draining => {
+            Phase::Draining { since } if now < since + HASTE_AFTER => {}
+            Phase::Draining { .. } => {
                 info!("stopping now");
                 self.gateway.kill_by(now);
             }
