@@ -32,6 +32,11 @@ const WORKER_OVERHEAD_BYTES: u64 = 64 * 1024 * 1024;
 /// Processes and threads of a wasm sandbox: init, the worker and its epoch thread, with slack.
 const WORKER_PIDS: u32 = 8;
 
+/// Scratch of a wasm sandbox, whose worker opens no file: the least that the spawner takes, one page and one inode
+/// beside the root.
+const WORKER_SCRATCH_BYTES: u64 = 4096;
+const WORKER_SCRATCH_INODES: u64 = 2;
+
 /// One inode per this many bytes of scratch, so that an inode bomb meets a limit as a byte bomb does.
 const SCRATCH_BYTES_PER_INODE: u64 = 4096;
 
@@ -189,8 +194,8 @@ impl Sandbox {
             memory_bytes: WORKER_OVERHEAD_BYTES + inflight * instance_bytes,
             pids: WORKER_PIDS,
             cpu_millis: target.limits.cpu_millis,
-            scratch_bytes: SCRATCH_BYTES_PER_INODE,
-            scratch_inodes: 1,
+            scratch_bytes: WORKER_SCRATCH_BYTES,
+            scratch_inodes: WORKER_SCRATCH_INODES,
         };
         let module = worker::Module {
             memory_bytes_max: target.limits.memory_bytes,
