@@ -6,6 +6,7 @@
     reason = "a test that cannot do what it needs has failed"
 )]
 
+mod bundled;
 mod compiler;
 mod gateway;
 mod guests;
