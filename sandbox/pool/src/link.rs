@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -59,7 +59,7 @@ pub(crate) struct Link {
     pub(crate) host: Host,
     next: AtomicU64,
     down: AtomicBool,
-    pending: Mutex<HashMap<RequestId, oneshot::Sender<Answer>>>,
+    pending: Mutex<HashMap<RequestId, Pending>>,
     lives: Mutex<HashMap<SandboxId, Life>>,
     destroy: mpsc::UnboundedSender<SandboxId>,
     one_less: Notify,
@@ -70,7 +70,7 @@ pub(crate) struct Link {
 struct Life {
     death: Arc<Death>,
     /// Given back when nothing of the sandbox is left on the host.
-    _room: OwnedSemaphorePermit,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// Tells the holder of a sandbox that it is gone.
@@ -105,10 +105,37 @@ impl Death {
     }
 }
 
+/// A request that is not answered yet.
+#[derive(Debug)]
+struct Pending {
+    answer: oneshot::Sender<Answer>,
+    /// For the sandbox that it makes, if it makes one.
+    room: Option<OwnedSemaphorePermit>,
+}
+
 #[derive(Debug)]
 struct Answer {
     event: Event,
     fds: Vec<OwnedFd>,
+    newborn: Option<Newborn>,
+}
+
+/// A sandbox that nobody has taken over yet: destroyed where nobody does, because whoever asked for it may go away at
+/// any moment.
+#[derive(Debug)]
+struct Newborn {
+    sandbox: SandboxId,
+    death: Arc<Death>,
+    destroy: Option<mpsc::UnboundedSender<SandboxId>>,
+}
+
+impl Drop for Newborn {
+    fn drop(&mut self) {
+        if let Some(destroy) = &self.destroy {
+            // The receiver ends with the spawner, and the sandbox with it.
+            destroy.send(self.sandbox).ok();
+        }
+    }
 }
 
 /// A new skeleton's facts.
@@ -165,27 +192,15 @@ impl Link {
         room: OwnedSemaphorePermit,
     ) -> Result<Created, LinkError> {
         let answer = self
-            .ask(|request| Request::Create { request, spec }, None)
+            .ask(|request| Request::Create { request, spec }, Some(room))
             .await?;
-        let Event::Created { sandbox, .. } = answer.event else {
+        let Some(mut newborn) = answer.newborn else {
             return Err(LinkError::Confused);
         };
-        let death = Arc::new(Death::default());
-        let life = Life {
-            death: Arc::clone(&death),
-            _room: room,
-        };
-        self.lives
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(sandbox, life);
-        if self.is_down() {
-            // The driver may have announced the deaths just before this one was entered.
-            death.announce(0);
-        }
+        newborn.destroy = None;
         Ok(Created {
-            sandbox,
-            death,
+            sandbox: newborn.sandbox,
+            death: Arc::clone(&newborn.death),
             fds: answer.fds,
         })
     }
@@ -319,16 +334,19 @@ impl Link {
     async fn ask(
         &self,
         request: impl FnOnce(RequestId) -> Request,
-        fd: Option<&OwnedFd>,
+        room: Option<OwnedSemaphorePermit>,
     ) -> Result<Answer, LinkError> {
         let id = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
         let (sender, receiver) = oneshot::channel();
+        let pending = Pending {
+            answer: sender,
+            room,
+        };
         self.pending
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, sender);
-        let fds: Vec<BorrowedFd<'_>> = fd.into_iter().map(AsFd::as_fd).collect();
-        let sent = self.channel.send(&request(id), &[], &fds).await;
+            .insert(id, pending);
+        let sent = self.channel.send(&request(id), &[], &[]).await;
         if sent.is_err() || self.is_down() {
             self.pending
                 .lock()
@@ -442,19 +460,36 @@ impl Link {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&request);
-        match (waiting, event) {
-            (Some(sender), event) => {
-                if let Err(Answer {
-                    event: Event::Created { sandbox, .. },
-                    ..
-                }) = sender.send(Answer { event, fds })
-                {
-                    // Whoever asked for it has gone: nobody else would ever use or destroy it.
-                    self.destroy(sandbox);
-                }
-            }
-            (None, Event::Created { sandbox, .. }) => self.destroy(sandbox),
-            (None, _) => {}
+        let (waiter, room) =
+            waiting.map_or((None, None), |pending| (Some(pending.answer), pending.room));
+        let newborn = match event {
+            Event::Created { sandbox, .. } => Some(self.enter(sandbox, room)),
+            _ => None,
+        };
+        let answer = Answer {
+            event,
+            fds,
+            newborn,
+        };
+        // Whoever asked may have gone; a sandbox that was made for them goes with the answer.
+        drop(waiter.map(|waiter| waiter.send(answer)));
+    }
+
+    /// Enters a new sandbox, here and not where it is asked for, so that its death cannot come before its life.
+    fn enter(&self, sandbox: SandboxId, room: Option<OwnedSemaphorePermit>) -> Newborn {
+        let death = Arc::new(Death::default());
+        let life = Life {
+            death: Arc::clone(&death),
+            _room: room,
+        };
+        self.lives
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(sandbox, life);
+        Newborn {
+            sandbox,
+            death,
+            destroy: Some(self.destroy.clone()),
         }
     }
 }

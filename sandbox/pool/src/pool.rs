@@ -226,7 +226,7 @@ impl Pool {
 
     /// Destroys every sandbox that is not running an invocation, and waits until no sandbox is left on the host.
     pub async fn drain(&self) {
-        self.stock.clear();
+        self.stock.close();
         for roster in self.rosters().values() {
             roster.retire();
         }
