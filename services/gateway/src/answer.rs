@@ -2,7 +2,6 @@
 //! From a [`Reply`] to a response: the headers that every invocation has, and bodies that stream.
 
 use std::{
-    fmt::Write as _,
     io,
     pin::Pin,
     task::{Context, Poll},
@@ -107,13 +106,11 @@ fn server_timing(phases: &Phases) -> String {
         ("run", phases.run_us),
     ] {
         let separator = if text.is_empty() { "" } else { ", " };
-        // Writing to a String cannot fail.
-        let _ = write!(
-            text,
+        text.push_str(&format!(
             "{separator}{name};dur={}.{:03}",
             micros / 1000,
             micros % 1000
-        );
+        ));
     }
     text
 }

@@ -239,6 +239,7 @@ mod tests {
             .to_vec()
     }
 
+    #[expect(clippy::unwrap_in_result, reason = "what a test itself makes is right")]
     fn detect_entry(entry: &str, content: &[u8], rest: &str) -> Result<Form, Problems> {
         let manifest =
             crate::manifest::parse(&format!("name = \"a\"\nentry = \"{entry}\"\n{rest}")).unwrap();

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The one place that knows which status and code a failure has (RFC 9457 problem details). Both matches are
-//! exhaustive: a new failure forces a decision here.
+//! The one place that knows which status and code a failure has (RFC 9457 problem details). Every match is exhaustive:
+//! a new failure forces a decision here.
 #![warn(clippy::wildcard_enum_match_arm)]
+
+mod outcome;
+mod request;
 
 use std::time::Duration;
 
@@ -10,17 +13,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use hearth_pool::{FailureCause, InvocationId, KillCause, Outcome, ThrottleLimit};
+use hearth_pool::{InvocationId, Outcome};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{answer, manifest::Problems};
-
-/// When to come back after an answer that says the platform is full, in seconds: longer than a queue takes to drain.
-const RETRY_AFTER_OVERLOADED_S: u32 = 1;
-
-/// When to come back after an answer that says the server is going down, in seconds: about a restart.
-const RETRY_AFTER_DRAINING_S: u32 = 5;
 
 /// Why a request was refused before any function ran.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +52,12 @@ pub(crate) enum RequestError {
     PayloadTooLarge { limit_bytes: u64, seen_bytes: u64 },
     #[error("the body is neither a tar nor a zip archive")]
     UnsupportedMediaType,
-    #[error("the request's headers are too large for the function's environment")]
+    #[error("the path and query are too long")]
+    UriTooLong {
+        limit_bytes: usize,
+        seen_bytes: usize,
+    },
+    #[error("the request's headers are too large")]
     HeadersTooLarge {
         limit_bytes: usize,
         seen_bytes: usize,
@@ -186,268 +188,26 @@ pub(crate) struct Code(pub(crate) &'static str);
 
 impl IntoResponse for RequestError {
     fn into_response(self) -> Response {
-        describe_request(&self).into_response(None)
+        request::describe(&self).into_response(None)
     }
 }
 
 impl RequestError {
     /// The answer, naming the invocation that did not come to be.
     pub(crate) fn response_for(&self, id: InvocationId) -> Response {
-        describe_request(self).into_response(Some(id))
+        request::describe(self).into_response(Some(id))
     }
 }
 
 /// The answer for an outcome other than [`Outcome::Ok`].
 pub(crate) fn of_outcome(outcome: &Outcome, id: InvocationId) -> Response {
-    describe_outcome(outcome).into_response(Some(id))
-}
-
-fn describe_request(error: &RequestError) -> Described {
-    use RequestError as E;
-    let plain = |status, code, fix| Described::new(status, code, error.to_string(), fix);
-    match error {
-        E::BadRequest { .. } => plain(
-            StatusCode::BAD_REQUEST,
-            "bad_request",
-            "Correct the request.",
-        ),
-        E::BadManifest(problems) => {
-            let sentence = format!("The manifest has {} problem(s).", problems.0.len());
-            Described::new(
-                StatusCode::BAD_REQUEST,
-                "bad_manifest",
-                sentence,
-                "Correct function.toml; `hearth deploy --dry-run` checks it.",
-            )
-            .with(json!({ "problems": problems }))
-        }
-        E::BadArchive { .. } => plain(
-            StatusCode::BAD_REQUEST,
-            "bad_archive",
-            "Pack plain files and folders only; `hearth deploy` does.",
-        ),
-        E::BadModule { problems } => plain(
-            StatusCode::BAD_REQUEST,
-            "bad_module",
-            "Build a core module for wasm32-wasip1.",
-        )
-        .with(json!({ "problems": problems })),
-        E::Unauthorized => plain(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "Send `Authorization: Bearer KEY`; the key is in the data directory's file `key`.",
-        ),
-        E::Forbidden => plain(
-            StatusCode::FORBIDDEN,
-            "forbidden",
-            "Use the key from the data directory's file `key`.",
-        ),
-        E::ForeignHost { header } => plain(
-            StatusCode::FORBIDDEN,
-            "forbidden",
-            "Use an IP address or localhost, or allow the name with --allow-host.",
-        )
-        .with(json!({ "header": header })),
-        E::UnknownFunction => plain(
-            StatusCode::NOT_FOUND,
-            "unknown_function",
-            "`hearth ls` lists the functions.",
-        ),
-        E::UnknownInvocation => plain(
-            StatusCode::NOT_FOUND,
-            "unknown_invocation",
-            "Receipts are kept for a limited time; take the id from the header Hearth-Invocation.",
-        ),
-        E::NotFound => plain(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            "Call a function at /invoke/NAME or /fn/NAME/PATH.",
-        ),
-        E::MethodNotAllowed => plain(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            "Functions are invoked by POST at /invoke/NAME.",
-        ),
-        E::RequestTimeout { limit } => plain(
-            StatusCode::REQUEST_TIMEOUT,
-            "request_timeout",
-            "Send the body faster.",
-        )
-        .with(json!({ "limit_ms": millis(*limit) })),
-        E::Conflict { path, manifest } => plain(
-            StatusCode::CONFLICT,
-            "conflict",
-            "Deploy under the manifest's name, or change `name`.",
-        )
-        .with(json!({ "path": path, "manifest": manifest })),
-        E::PayloadTooLarge {
-            limit_bytes,
-            seen_bytes,
-        } => plain(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "payload_too_large",
-            "Send less, or raise limits.request in function.toml.",
-        )
-        .with(json!({ "limit_bytes": limit_bytes, "seen_bytes": seen_bytes })),
-        E::UnsupportedMediaType => plain(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            "Send application/x-tar or application/zip.",
-        ),
-        E::HeadersTooLarge {
-            limit_bytes,
-            seen_bytes,
-        } => plain(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "headers_too_large",
-            "Send fewer or shorter headers.",
-        )
-        .with(json!({ "limit_bytes": limit_bytes, "seen_bytes": seen_bytes })),
-        E::Overloaded(_) => plain(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "overloaded",
-            "Try again later, or raise the server's limit.",
-        )
-        .retry_after(RETRY_AFTER_OVERLOADED_S),
-        E::Starting => plain(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "overloaded",
-            "Wait until /readyz answers 200.",
-        )
-        .retry_after(RETRY_AFTER_OVERLOADED_S),
-        E::Draining => plain(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "draining",
-            "Try again; another process takes over.",
-        )
-        .retry_after(RETRY_AFTER_DRAINING_S),
-        E::StorageFull => plain(
-            StatusCode::INSUFFICIENT_STORAGE,
-            "storage_full",
-            "Free space in the data directory.",
-        ),
-        E::Internal => plain(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "Look at the server's log.",
-        ),
-        E::Sandbox(outcome) => describe_outcome(outcome),
-    }
-}
-
-fn describe_outcome(outcome: &Outcome) -> Described {
-    let evidence = serde_json::to_value(outcome).unwrap_or_default();
-    let described = match outcome {
-        // A caller that asks for the problem of a success has lost the function's answer.
-        Outcome::Ok => Described::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "The answer was lost.",
-            "Look at the server's log.",
-        ),
-        Outcome::FunctionFailed { cause, .. } => Described::new(
-            StatusCode::BAD_GATEWAY,
-            "function_failed",
-            failed(cause),
-            "Look at the function's log: `hearth logs NAME`.",
-        ),
-        Outcome::FunctionKilled { cause, .. } => Described::new(
-            StatusCode::BAD_GATEWAY,
-            "function_killed",
-            killed(cause),
-            "Raise the limit in function.toml, or change the function.",
-        ),
-        Outcome::FunctionTimedOut { limit_ms, .. } => Described::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            "function_timed_out",
-            format!("The function did not end within {limit_ms} ms."),
-            "Raise limits.timeout in function.toml, or make the function faster.",
-        ),
-        Outcome::ResponseTooLarge { limit_bytes, .. } => Described::new(
-            StatusCode::BAD_GATEWAY,
-            "response_too_large",
-            format!("The function wrote more than {limit_bytes} bytes."),
-            "Raise limits.response in function.toml.",
-        ),
-        Outcome::SandboxLost => Described::new(
-            StatusCode::BAD_GATEWAY,
-            "sandbox_lost",
-            "The platform lost the sandbox; this is not the function's fault.",
-            "Try again.",
-        ),
-        Outcome::CannotStart { step, .. } => Described::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "cannot_start",
-            format!("No sandbox could be made: {step} failed."),
-            "`hearth doctor` says what this host lacks.",
-        ),
-        Outcome::Throttled {
-            limit,
-            retry_after_s,
-        } => Described::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "throttled",
-            throttled(*limit),
-            "Call less often, or raise scaling.max_instances in function.toml.",
-        )
-        .retry_after(*retry_after_s),
-        Outcome::Overloaded { retry_after_s } => Described::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "overloaded",
-            "The server is at its limit of sandboxes.",
-            "Try again later, or raise the server's limit.",
-        )
-        .retry_after(*retry_after_s),
-        // Nobody reads this one: the caller is gone.
-        Outcome::Cancelled => Described::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "The invocation was cancelled.",
-            "Try again.",
-        ),
-    };
-    described.with(evidence)
-}
-
-fn failed(cause: &FailureCause) -> String {
-    match cause {
-        FailureCause::ExitCode { code } => format!("The function exited with code {code}."),
-        FailureCause::Trap { .. } => "The function trapped.".to_owned(),
-        FailureCause::BadOutput { problem } => {
-            format!("The function's output is not what its contract asks for: {problem}.")
-        }
-        FailureCause::CannotExecute { .. } => "The function's entry cannot be executed.".to_owned(),
-    }
-}
-
-fn killed(cause: &KillCause) -> String {
-    match cause {
-        KillCause::Signal { signal } => format!("The function was killed by signal {signal}."),
-        KillCause::Seccomp { profile } => {
-            format!("The function made a system call that the profile {profile} forbids.")
-        }
-        KillCause::Oom { limit_bytes, .. } => {
-            format!("The function ran out of memory; the limit is {limit_bytes} bytes.")
-        }
-    }
-}
-
-fn throttled(limit: ThrottleLimit) -> &'static str {
-    match limit {
-        ThrottleLimit::QueueLength => "Too many invocations of this function are waiting.",
-        ThrottleLimit::QueueWait => {
-            "The invocation waited too long for a sandbox of this function."
-        }
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    outcome::describe(outcome).into_response(Some(id))
 }
 
 #[cfg(test)]
 mod tests {
     use axum::body::to_bytes;
+    use hearth_pool::{FailureCause, KillCause, ThrottleLimit};
 
     use super::*;
 

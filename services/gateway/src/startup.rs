@@ -22,7 +22,7 @@ pub(crate) async fn load(shard: &Shard) -> Result<(), StateError> {
         match load_one(shard, stored).await {
             Ok(()) => tracing::info!(function = %name, "function loaded"),
             Err(error) => {
-                tracing::error!(function = %name, %error, "a stored function cannot be loaded; deploy it again")
+                tracing::error!(function = %name, %error, "a stored function cannot be loaded; deploy it again");
             }
         }
     }

@@ -168,6 +168,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::unwrap_in_result, reason = "what a test itself makes is right")]
     fn env_of(builder: http::request::Builder) -> Result<BTreeMap<String, String>, RequestError> {
         let (parts, ()) = builder.body(()).unwrap().into_parts();
         let function = SmallName::new("a").unwrap();

@@ -16,6 +16,13 @@ use crate::{
 /// Headers of this prefix are Hearth's own on answers; on requests they would only be there to pretend.
 const OWN_PREFIX: &str = "hearth-";
 
+/// The longest request target, in bytes.
+const URI_BYTES_MAX: usize = 16 * 1024;
+
+/// The most bytes of all headers, names and values. hyper's own limit of its buffer is only looked at while a header
+/// block is incomplete, and lets a block of up to twice as much through.
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+
 /// Around everything: strips what clients must not set, refuses what is not spoken here, counts errors.
 pub(super) async fn front(
     State(shard): State<Shard>,
@@ -32,7 +39,7 @@ pub(super) async fn front(
         request.headers_mut().remove(name);
     }
     let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    let mut response = match spoken_here(&request) {
+    let mut response = match fits(&request).and_then(|()| spoken_here(&request)) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
@@ -71,6 +78,32 @@ pub(super) async fn needs_key(
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }
+}
+
+/// Nothing that is too long.
+fn fits(request: &Request) -> Result<(), RequestError> {
+    let uri_bytes = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |both| both.as_str().len());
+    if URI_BYTES_MAX < uri_bytes {
+        return Err(RequestError::UriTooLong {
+            limit_bytes: URI_BYTES_MAX,
+            seen_bytes: uri_bytes,
+        });
+    }
+    let seen_bytes = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if HEADER_BYTES_MAX < seen_bytes {
+        return Err(RequestError::HeadersTooLarge {
+            limit_bytes: HEADER_BYTES_MAX,
+            seen_bytes,
+        });
+    }
+    Ok(())
 }
 
 /// No tunnels and no other protocols. An offer of cleartext HTTP/2 is ignored, as RFC 9110 section 7.8 allows: some

@@ -64,7 +64,7 @@ impl ReceiptWriter {
         match self.sender.try_send(receipt) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.metrics.receipt_dropped()
+                self.metrics.receipt_dropped();
             }
         }
     }

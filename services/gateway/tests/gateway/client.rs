@@ -83,8 +83,9 @@ pub(crate) fn read_to_end(stream: &mut TcpStream) -> Answer {
         assert_eq!(
             error.kind(),
             std::io::ErrorKind::ConnectionReset,
-            "after {:?}: {error}",
-            began.elapsed()
+            "after {:?}: {error}, having read {:?}",
+            began.elapsed(),
+            String::from_utf8_lossy(&bytes)
         );
     }
     Answer(bytes)
