@@ -10,7 +10,7 @@ use std::{
 
 use cgroups_rs::{
     Controllers,
-    hierarchies::{self, Mountinfo, UNIFIED_MOUNTPOINT, V1},
+    hierarchies::{self, UNIFIED_MOUNTPOINT, V1},
 };
 use hearth_protocol::spawner::{CgroupLayout, SandboxId};
 
@@ -73,11 +73,7 @@ impl Hierarchies {
             v1.get_mount_point(controller)
                 .ok_or(CgroupError::NoController { controller: name })
         };
-        let is_v2 = |mount: &Mountinfo| mount.fs_type.0 == "cgroup2";
-        let unified = hierarchies::mountinfo_self()
-            .into_iter()
-            .find(is_v2)
-            .map(|mount| mount.mount_point);
+        let unified = unified_mount();
         Ok(Self {
             layout: if unified.is_some() {
                 CgroupLayout::Hybrid
@@ -99,6 +95,17 @@ impl Hierarchies {
         all.dedup();
         all
     }
+}
+
+/// Where the v2 tree of a hybrid host is mounted (proc_pid_mountinfo(5)). `hierarchies::mountinfo_self` would not say: it
+/// keeps the v1 mounts only.
+fn unified_mount() -> Option<PathBuf> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mountinfo.lines().find_map(|line| {
+        let (mount, source) = line.split_once(" - ")?;
+        let at = mount.split(' ').nth(4)?;
+        source.starts_with("cgroup2 ").then(|| PathBuf::from(at))
+    })
 }
 
 /// Whether every hierarchy that is needed is mounted.
@@ -209,4 +216,24 @@ impl Cgroups {
 fn delegate(directory: &Path) -> Result<(), CgroupError> {
     let path = directory.join("cgroup.subtree_control");
     fs::write(&path, "+cpu +memory +pids").map_err(|source| CgroupError::Delegate { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+    use super::*;
+
+    #[test]
+    fn the_v2_tree_of_a_hybrid_host_is_found() {
+        let is_v2 = |path: &str| {
+            statfs(path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
+        };
+        let (whole, beside) = (is_v2(UNIFIED_MOUNTPOINT), is_v2("/sys/fs/cgroup/unified"));
+        if whole || !beside {
+            println!("SKIPPED: this host is not hybrid");
+            return;
+        }
+        assert_eq!(find().unwrap(), CgroupLayout::Hybrid);
+    }
 }
