@@ -17,6 +17,7 @@ use futures_util::stream::{FuturesUnordered, Stream as _};
 use hearth_jail::seccomp;
 use hearth_protocol::frame::{self, FrameError, PACKET_BYTES_MAX};
 use hearth_protocol::worker::{Event, INFLIGHT_MAX, Module, Request};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::runtime::Runtime;
 use wasmtime::Engine;
 
@@ -40,6 +41,9 @@ pub enum WorkerError {
     /// The engine or its pool could not be made.
     #[error("cannot start the engine: {0:#}")]
     Engine(wasmtime::Error),
+    /// The process could not be made dumpable, or no longer dumpable.
+    #[error("cannot set whether the process is dumpable")]
+    Dumpable(#[source] io::Error),
     /// The ticker's timer or thread could not be made.
     #[error("cannot start the ticker")]
     Ticker(#[source] io::Error),
@@ -73,7 +77,7 @@ pub fn run() -> Result<(), WorkerError> {
         .map_err(WorkerError::Runtime)?;
     let _context = runtime.enter();
     let control = Arc::new(Control::new(socket)?);
-    let engine = engine::engine().map_err(WorkerError::Engine)?;
+    let engine = start_engine()?;
     let imports = Imports::new(&engine).map_err(WorkerError::Engine)?;
     let ticker = Ticker::new().map_err(WorkerError::Ticker)?;
     guest::seed_random_numbers();
@@ -99,6 +103,19 @@ pub fn run() -> Result<(), WorkerError> {
         running: FuturesUnordered::new(),
     };
     worker.serve(&runtime, &mut packet)
+}
+
+/// Starts the engine as a dumpable process, which the worker otherwise is not, because its image cannot be read. The
+/// pool opens /proc/self/pagemap, by which it finds the few pages that an instance dirtied (15 µs less per call for a
+/// memory of 1 MiB); the kernel gives that file of a process that is not dumpable to root alone (proc(5)).
+fn start_engine() -> Result<Engine, WorkerError> {
+    let set = |behavior| {
+        set_dumpable_behavior(behavior).map_err(|errno| WorkerError::Dumpable(errno.into()))
+    };
+    set(DumpableBehavior::Dumpable)?;
+    let engine = engine::engine().map_err(WorkerError::Engine)?;
+    set(DumpableBehavior::NotDumpable)?;
+    Ok(engine)
 }
 
 /// Waits for `Bind` and prepares its module; None where the gateway closed the socket instead.

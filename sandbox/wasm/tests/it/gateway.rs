@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use rustix::net::{
 
 /// How long a test waits for a packet that must come.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+const WORKER: &str = env!("CARGO_BIN_EXE_hearth-wasm-worker");
 
 /// A worker process and the socket to it.
 pub(crate) struct Worker {
@@ -103,6 +106,19 @@ pub(crate) fn file_with(content: &[u8]) -> File {
 impl Worker {
     /// A booted worker.
     pub(crate) fn boot() -> Self {
+        Self::spawn(Command::new(WORKER))
+    }
+
+    /// A booted worker that runs as another user. Executed through a descriptor: the path may be closed to that user.
+    pub(crate) fn boot_as(uid: u32) -> Self {
+        let image = File::open(WORKER).unwrap();
+        let path = format!("/proc/self/fd/{}", image.as_raw_fd());
+        let mut command = Command::new(path);
+        command.uid(uid);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -111,7 +127,6 @@ impl Worker {
         )
         .unwrap();
         set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE)).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hearth-wasm-worker"));
         command.env_clear().stdin(Stdio::null());
         let control = FdMapping {
             parent_fd: theirs,

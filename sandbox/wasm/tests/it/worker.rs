@@ -2,6 +2,7 @@
 //! What the worker does for the gateway.
 
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use hearth_protocol::frame::{PACKET_BYTES_MAX, PAYLOAD_BYTES_MAX};
@@ -291,6 +292,19 @@ fn a_worker_without_work_does_not_wake_up() {
     let before = wakeups(&worker);
     pause(300);
     assert_eq!(wakeups(&worker), before);
+}
+
+#[test]
+fn a_booted_worker_is_not_dumpable() {
+    // The files of a process that is not dumpable are root's, whoever runs it (proc(5)). To see that, root's own test
+    // runs the worker as another user.
+    let worker = if rustix::process::geteuid().is_root() {
+        Worker::boot_as(65_534)
+    } else {
+        Worker::boot()
+    };
+    let environ = format!("/proc/{}/environ", worker.process.id());
+    assert_eq!(std::fs::metadata(environ).unwrap().uid(), 0);
 }
 
 /// Voluntary context switches of all threads.
