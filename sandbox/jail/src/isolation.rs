@@ -114,32 +114,31 @@ fn walls(report: &IsolationReport, ids: Ids) -> Vec<WallReading> {
         .collect();
     let guarded = report.mounts.iter().all(parse::is_guarded);
     let limited = cgroup::is_limited(&report.cgroup);
-    let wall = |wall: &str, holds, reading: String| WallReading {
-        wall: wall.to_owned(),
-        holds,
-        reading,
+    let capabilities = every(&|process| parse::has_no_capability(process) && process.no_new_privs);
+    let rlimits = every(&parse::has_limits);
+    let filtered = |process: &ProcessReading| {
+        process.seccomp_mode == SECCOMP_FILTER && 0 < process.seccomp_filters
     };
+    let all = namespace::NAMES.len();
+    let abi = report.landlock_abi;
     vec![
         wall(
             "namespaces",
-            apart == namespace::NAMES.len(),
-            format!(
-                "{apart} of {} differ from the host's",
-                namespace::NAMES.len()
-            ),
+            apart == all,
+            format!("{apart} of {all} differ from the host's"),
         ),
         wall(
             "credentials",
             mapped && every(&|process| process.uids == own_ids && process.gids == own_ids),
             format!(
-                "every process is uid and gid {} outside; root inside is {}",
+                "every process is {} outside, root inside is {}",
                 ids.user, ids.root
             ),
         ),
         wall(
             "capabilities",
-            every(&|process| parse::has_no_capability(process) && process.no_new_privs),
-            "all five sets of every process are empty, no_new_privs is set".to_owned(),
+            capabilities,
+            "five empty sets and no_new_privs, every process".to_owned(),
         ),
         wall(
             "file_system",
@@ -153,23 +152,25 @@ fn walls(report: &IsolationReport, ids: Ids) -> Vec<WallReading> {
         ),
         wall(
             "rlimits",
-            every(&parse::has_limits),
-            "core and real-time priority are 0".to_owned(),
+            rlimits,
+            "core and real-time priority are 0, every process".to_owned(),
         ),
+        // The kernel shows no process's rules: they were pushed on when they went up.
         wall(
             "landlock",
-            0 < report.landlock_abi,
-            format!(
-                "ABI {}; the kernel shows no process's rules, they were pushed on when they went up",
-                report.landlock_abi
-            ),
+            0 < abi,
+            format!("ABI {abi}, pushed on when it went up"),
         ),
         wall(
             "seccomp",
-            every(&|process| process.seccomp_mode == SECCOMP_FILTER && 0 < process.seccomp_filters),
-            "every process is in filter mode".to_owned(),
+            every(&filtered),
+            "filter mode, every process".to_owned(),
         ),
     ]
+}
+
+fn wall(wall: &str, holds: bool, reading: String) -> WallReading {
+    WallReading { wall: wall.to_owned(), holds, reading }
 }
 
 /// SECCOMP_MODE_FILTER (seccomp(2)).

@@ -2,7 +2,7 @@
 //! Resource limits (setrlimit(2)) that every process of a sandbox has, soft and hard alike. What a cgroup limits
 //! (memory, processes, CPU time) is not limited here again.
 
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{
     failure::{Failure, at},
@@ -47,6 +47,13 @@ pub(crate) fn install() -> Result<(), Failure> {
         sys::program::set_rlimit(resource, value).map_err(at("set a resource limit"))?;
     }
     Ok(())
+}
+
+/// For the spawner, which holds three descriptors per sandbox: as many as the host allows. A sandbox's own limit is set
+/// after the clone.
+pub(crate) fn open_many_files() -> Result<(), Failure> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(at("read a resource limit"))?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(at("set a resource limit"))
 }
 
 /// Whether the calling process has the two limits whose absence would hurt most.

@@ -52,6 +52,7 @@ use crate::{
     instance::IdBlock,
     landlock,
     mounts::Home,
+    rlimit,
     seccomp::{self, SeccompError},
     sys::program::Strings,
     trees::Store,
@@ -150,6 +151,8 @@ fn at(step: &'static str) -> impl Fn(Errno) -> SpawnerError {
 pub fn run(config: &SpawnerConfig, gateway: OwnedFd) -> Result<Ended, SpawnerError> {
     refuse_threads()?;
     end_with_monitor(config.monitor)?;
+    rlimit::open_many_files()
+        .map_err(|failure| at("raise the limit of open files")(failure.errno))?;
     let mut spawner = Spawner::new(config, gateway)?;
     let outcome = spawner.serve();
     // Without this the directories stay until the next start's sweep; sandboxes are gone or die with this process.

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Sandboxes as a gateway sees them: a real spawner, real walls, and functions that push on them.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests are tests, too"
+)]
 
 #[path = "sandbox/calls.rs"]
 mod calls;

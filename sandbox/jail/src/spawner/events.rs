@@ -48,18 +48,27 @@ impl Source {
 /// How many events are taken at once.
 const BATCH_LEN: usize = 64;
 
-/// The epoll, and whether it watches for room in the gateway's socket.
+/// What the gateway's socket wakes the spawner up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Interest {
+    /// Requests only: every answer has been sent.
+    Requests,
+    /// Room for answers as well.
+    RequestsAndRoom,
+}
+
+/// The epoll, and what it watches the gateway's socket for.
 #[derive(Debug)]
 pub(super) struct Poller {
     epoll: Epoll,
-    writing: bool,
+    interest: Interest,
 }
 
 impl Poller {
     pub(super) fn new(gateway: BorrowedFd<'_>, signals: BorrowedFd<'_>) -> nix::Result<Self> {
         let poller = Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-            writing: false,
+            interest: Interest::Requests,
         };
         poller.watch(gateway, Source::Gateway)?;
         poller.watch(signals, Source::Signals)?;
@@ -77,23 +86,22 @@ impl Poller {
         self.epoll.delete(fd)
     }
 
-    /// Whether to wake up as well when the gateway has read something.
-    pub(super) fn set_writing(
+    /// Changes what the gateway's socket wakes up for.
+    pub(super) fn watch_gateway(
         &mut self,
         gateway: BorrowedFd<'_>,
-        writing: bool,
+        interest: Interest,
     ) -> nix::Result<()> {
-        if writing == self.writing {
+        if interest == self.interest {
             return Ok(());
         }
-        let room = if writing {
-            EpollFlags::EPOLLOUT
-        } else {
-            EpollFlags::empty()
+        let room = match interest {
+            Interest::Requests => EpollFlags::empty(),
+            Interest::RequestsAndRoom => EpollFlags::EPOLLOUT,
         };
         let mut event = EpollEvent::new(EpollFlags::EPOLLIN | room, Source::Gateway.token());
         self.epoll.modify(gateway, &mut event)?;
-        self.writing = writing;
+        self.interest = interest;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use hearth_protocol::{
 };
 use nix::errno::Errno;
 
+use super::events::Interest;
 use crate::socket;
 
 /// Answers that wait for a gateway that does not read. Each request has one answer and each sandbox one `Gone`, so an
@@ -55,9 +56,13 @@ impl Link {
         self.socket.as_fd()
     }
 
-    /// Whether something waits to be sent.
-    pub(super) fn wants_to_write(&self) -> bool {
-        !self.outbox.is_empty()
+    /// What to wake up for.
+    pub(super) fn interest(&self) -> Interest {
+        if self.outbox.is_empty() {
+            Interest::Requests
+        } else {
+            Interest::RequestsAndRoom
+        }
     }
 
     /// The next request; None where there is none now, or never again ([`Link::closed`]). Descriptors that the request

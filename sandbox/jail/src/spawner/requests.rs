@@ -15,7 +15,7 @@ use super::{
     link::Closed,
     table::{Sandbox, State},
 };
-use crate::{failure::Failure, isolation};
+use crate::{failure::Failure, isolation, trees::Chunk};
 
 /// Between two tries to remove a cgroup that the kernel still counts a dying process in.
 const RETRY_MS: u8 = 2;
@@ -43,7 +43,7 @@ impl Spawner {
 
     fn turn(&mut self) -> Result<Option<Ended>, SpawnerError> {
         self.poller
-            .set_writing(self.link.socket(), self.link.wants_to_write())
+            .watch_gateway(self.link.socket(), self.link.interest())
             .map_err(at("watch the gateway's socket"))?;
         let sources = self
             .poller
@@ -146,7 +146,13 @@ impl Spawner {
                 offset,
                 bytes,
             } => {
-                self.tree_chunk(upload, &path, executable, offset, bytes, &fds);
+                let chunk = Chunk {
+                    path: &path,
+                    executable,
+                    offset,
+                    bytes,
+                };
+                self.tree_chunk(upload, chunk, &fds);
             }
             Request::TreeCommit { request, upload } => self.tree_commit(request, upload),
             Request::TreeAbort { upload } => self.tree_abort(upload),

@@ -24,21 +24,7 @@ impl Spawner {
         );
     }
 
-    pub(super) fn tree_chunk(
-        &mut self,
-        upload: UploadId,
-        path: &str,
-        executable: bool,
-        offset: u64,
-        bytes: u64,
-        fds: &[OwnedFd],
-    ) {
-        let chunk = Chunk {
-            path,
-            executable,
-            offset,
-            bytes,
-        };
+    pub(super) fn tree_chunk(&mut self, upload: UploadId, chunk: Chunk<'_>, fds: &[OwnedFd]) {
         match fds {
             [source] => self.parts.store.chunk(upload, chunk, source.as_fd()),
             // No source, or which of several: nothing is stored, and the commit finds the upload gone.

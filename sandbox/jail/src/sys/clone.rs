@@ -33,7 +33,7 @@ pub(crate) fn fork_into(
 ) -> nix::Result<Cloned> {
     let mut pidfd: libc::c_int = -1;
     let mut flags =
-        u64::from(namespaces.cast_unsigned()) | libc::CLONE_PIDFD.cast_unsigned() as u64;
+        u64::from(namespaces.cast_unsigned()) | u64::from(libc::CLONE_PIDFD.cast_unsigned());
     // SAFETY: clone_args is plain integers, for which all zeroes is a value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     if let Some(directory) = cgroup {
