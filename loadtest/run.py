@@ -57,7 +57,10 @@ class Hearth:
     """A `hearth up` of our own, on a port that the kernel picks."""
 
     def __init__(self, binary, functions, out):
-        self.data = pathlib.Path(tempfile.mkdtemp(prefix="hearth-loadtest-"))
+        self.place = pathlib.Path(tempfile.mkdtemp(prefix="hearth-loadtest-"))
+        # The gateway, an ordinary user, must reach its state in there.
+        self.place.chmod(0o711)
+        self.data = self.place / "data"
         self.url = None
         self.ready = threading.Event()
         self.log = open(out / "hearth.log", "w", encoding="utf-8")
@@ -318,7 +321,7 @@ def main():
             print((options.out / "hearth.log").read_text(encoding="utf-8")[-4000:])
     finally:
         hearth.stop()
-        shutil.rmtree(hearth.data, ignore_errors=True)
+        shutil.rmtree(hearth.place, ignore_errors=True)
     print(f"{report.passed} passed, {report.failed} failed")
     return 1 if report.failed else 0
 

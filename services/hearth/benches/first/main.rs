@@ -17,6 +17,8 @@ mod figures;
 mod peers;
 mod server;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -106,7 +108,12 @@ fn main() -> ExitCode {
 }
 
 fn bench(length: &Length) -> Result<()> {
-    let place = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let place = tempfile::Builder::new()
+        .prefix("hearth-bench-")
+        // The gateway, an ordinary user, must reach its state in there.
+        .permissions(Permissions::from_mode(0o711))
+        .tempdir()
+        .context("cannot make a temporary directory")?;
     let echo = server::build_native_echo(place.path())?;
     let axum = peers::Axum::start()?;
     let hearth = Hearth::start(place.path())?;
