@@ -320,11 +320,24 @@ impl Store {
         Ok(Tidied::Everything)
     }
 
-    /// Stores these files as a tree.
+    /// Stores these files as a tree. One that is stored already is read again, and replaced where it is damaged: what
+    /// is installed is Hearth's own, and is run.
     ///
     /// # Errors
     /// As [`Store::commit`].
     pub fn install(&mut self, files: &[NewFile<'_>]) -> Result<TreeId, TreeError> {
+        let tree = self.store_all(files)?;
+        match self.verify(&tree) {
+            Ok(()) => Ok(tree),
+            Err(TreeError::Damaged { .. }) => {
+                self.remove(&tree)?;
+                self.store_all(files)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn store_all(&mut self, files: &[NewFile<'_>]) -> Result<TreeId, TreeError> {
         let upload = self.begin()?;
         for file in files {
             let Some(begun) = self.uploads.get_mut(&upload) else {

@@ -389,3 +389,23 @@ fn uploads_end_with_their_store() {
     drop(store);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn a_damaged_tree_is_replaced_when_it_is_installed_again() {
+    let Fixture {
+        mut store,
+        _directory,
+    } = fixture();
+    let files = [NewFile {
+        path: "compiler",
+        executable: true,
+        content: b"x",
+    }];
+    let tree = store.install(&files).unwrap();
+    let file = store.path(&tree).join("compiler");
+    fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+    fs::write(&file, "y").unwrap();
+    assert_eq!(store.install(&files).unwrap(), tree);
+    store.verify(&tree).unwrap();
+    assert_eq!(fs::read(&file).unwrap(), b"x");
+}
