@@ -7,6 +7,7 @@
 //! its own: the outer cargo holds the lock of the outer one.
 
 use std::env;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -76,7 +77,7 @@ fn main() -> ExitCode {
     match build() {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("{problem}");
+            drop(writeln!(std::io::stderr(), "{problem}"));
             ExitCode::FAILURE
         }
     }
@@ -89,8 +90,8 @@ fn build() -> Result<(), String> {
         .ancestors()
         .nth(2)
         .ok_or("the crate is not in services/ of a workspace")?;
-    let target = env::var("CARGO_CFG_TARGET_ARCH").map_err(|problem| problem.to_string())?;
-    let triple = format!("{target}-unknown-linux-gnu");
+    let arch = env::var_os("CARGO_CFG_TARGET_ARCH").ok_or("CARGO_CFG_TARGET_ARCH is not set")?;
+    let triple = format!("{}-unknown-linux-gnu", arch.display());
     let images_dir = target_dir(&out_dir)?.join("images");
 
     for source in SOURCES {

@@ -58,11 +58,14 @@ const SANDBOXES_MAX: u32 = 4_000;
 /// A queue longer than this is memory, not service.
 const QUEUE_LEN_MAX: u32 = 100_000;
 
+/// The longest host name (RFC 1035 section 2.3.4).
+const HOST_BYTES_MAX: usize = 253;
+
 /// A limit on waiting that is an hour is none.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// Every setting of `hearth serve`, in the order of `--help`.
-pub(crate) const SETTINGS: [Setting; 11] = [
+pub(crate) const SETTINGS: [Setting; 12] = [
     Setting {
         key: "listen",
         value: "ADDR:PORT",
@@ -80,6 +83,12 @@ pub(crate) const SETTINGS: [Setting; 11] = [
         value: "BOOL",
         help: "Allow an address that other machines can reach, without keys and TLS",
         default: "false",
+    },
+    Setting {
+        key: "allow_host",
+        value: "NAMES",
+        help: "Names, separated by commas, under which this server may be called beside localhost and addresses",
+        default: "",
     },
     Setting {
         key: "shards",
@@ -138,6 +147,8 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     /// The data directory, absolute.
     pub(crate) data_dir: PathBuf,
+    /// Names that requests may be addressed to.
+    pub(crate) allowed_hosts: Vec<String>,
     /// Event loops.
     pub(crate) shards: u16,
     /// HTTP connections at once.
@@ -250,6 +261,7 @@ impl Config {
         Self {
             listen,
             data_dir,
+            allowed_hosts: allowed_hosts(layers),
             shards: shards(layers),
             connections_max: layers.count("max_connections", CONNECTIONS_MAX),
             sandboxes_max: layers.count("max_sandboxes", SANDBOXES_MAX),
@@ -259,6 +271,23 @@ impl Config {
             log_format,
         }
     }
+}
+
+fn allowed_hosts(layers: &mut value::Layers<'_>) -> Vec<String> {
+    let is_name = |name: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+        !name.is_empty() && name.len() <= HOST_BYTES_MAX && name.bytes().all(allowed)
+    };
+    let expected = "a list of host names without ports, like example.org,www.example.org";
+    let names = layers.parse("allow_host", expected, |text| {
+        let names = text
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty());
+        let names: Vec<String> = names.map(str::to_ascii_lowercase).collect();
+        names.iter().all(|name| is_name(name)).then_some(names)
+    });
+    names.unwrap_or_default()
 }
 
 fn shards(layers: &mut value::Layers<'_>) -> u16 {
@@ -330,6 +359,14 @@ mod tests {
         assert!(load(&[open, ("insecure", "true")], &[]).is_ok());
         assert!(load(&[open], &[("HEARTH_INSECURE", "true")]).is_ok());
         assert!(load(&[("listen", "[::1]:80")], &[]).is_ok());
+    }
+
+    #[test]
+    fn host_names_are_a_list_without_ports() {
+        let config = load(&[("allow_host", "Example.org, a.b")], &[]).unwrap();
+        assert_eq!(config.allowed_hosts, ["example.org", "a.b"]);
+        assert!(load(&[("allow_host", "example.org:80")], &[]).is_err());
+        assert!(load(&[], &[]).unwrap().allowed_hosts.is_empty());
     }
 
     #[test]

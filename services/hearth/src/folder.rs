@@ -23,6 +23,9 @@ pub(crate) const MANIFEST: &str = "function.toml";
 /// The largest manifest, in bytes; the longest bundled one is under 1 KiB.
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
 
+/// The longest example path, in bytes.
+const EXAMPLE_PATH_BYTES_MAX: u64 = 2048;
+
 /// Why a folder could not be turned into an archive.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FolderError {
@@ -149,6 +152,14 @@ impl Folder {
         inputs.into_iter().next()
     }
 
+    /// For a function that is not called on `/invoke`: the example's path, such as `/fn/hello-cgi/world?lang=en`.
+    pub(crate) fn example_path(&self) -> Option<String> {
+        let path = self.path.join("testdata/path");
+        let text = read_bounded(&path, EXAMPLE_PATH_BYTES_MAX).ok()?;
+        let text = String::from_utf8(text).ok()?.trim().to_owned();
+        text.starts_with('/').then_some(text)
+    }
+
     fn entry_file(&self, builder: &Builder) -> Result<PathBuf, FolderError> {
         let entry = &self.manifest.entry;
         let in_folder = self.path.join(entry);
@@ -258,6 +269,19 @@ mod tests {
         file.set_modified(hour_ago).unwrap();
         assert_eq!(newest(target.path(), "f"), Some(new.join("f")));
         assert_eq!(newest(target.path(), "g"), None);
+    }
+
+    #[test]
+    fn an_example_path_begins_at_the_root() {
+        let dir = folder("name = \"a\"\nentry = \"a\"\n");
+        let data = dir.path().join("testdata");
+        std::fs::create_dir(&data).unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        assert_eq!(folder.example_path(), None);
+        std::fs::write(data.join("path"), "/fn/a/b?c\n").unwrap();
+        assert_eq!(folder.example_path().as_deref(), Some("/fn/a/b?c"));
+        std::fs::write(data.join("path"), "@evil.example/\n").unwrap();
+        assert_eq!(folder.example_path(), None);
     }
 
     #[test]

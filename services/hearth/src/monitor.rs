@@ -133,6 +133,7 @@ pub(crate) fn run(config: &Config) -> Result<(), MonitorError> {
             management_key,
             compiler_tree,
             cores: cores.clone(),
+            allowed_hosts: config.allowed_hosts.clone(),
             connections_max: config.connections_max,
             sandboxes_max: config.sandboxes_max,
             queue_len_max: config.queue_len_max,

@@ -34,6 +34,7 @@ pub(crate) struct GatewayStart {
     pub(crate) compiler_tree: TreeId,
     /// The core of each shard.
     pub(crate) cores: Vec<Option<u16>>,
+    pub(crate) allowed_hosts: Vec<String>,
     pub(crate) connections_max: u32,
     pub(crate) sandboxes_max: u32,
     pub(crate) queue_len_max: u32,
@@ -108,7 +109,7 @@ fn gateway(link: OwnedFd, environment: &Environment) -> Result<(), Failure> {
         state_dir: start.state_dir.clone(),
         management_key: start.management_key,
         compiler_tree: start.compiler_tree,
-        allowed_hosts: Vec::new(),
+        allowed_hosts: start.allowed_hosts,
         limits: GatewayLimits {
             connections_max: start.connections_max,
             sandboxes_max: start.sandboxes_max,

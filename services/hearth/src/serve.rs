@@ -72,7 +72,7 @@ pub(crate) fn die_with(parent: u32, signal: Signal) -> Result<(), Failure> {
 }
 
 /// A word as it has to be typed in a shell.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_=./:,@%+".contains(&byte);
     if !word.is_empty() && word.bytes().all(plain) {
         word.to_owned()

@@ -20,7 +20,7 @@ use crate::folder::{Builder, Folder, MANIFEST};
 use crate::instance::Instance;
 use crate::monitor::READY;
 use crate::monitor::signals::{self, Notice};
-use crate::serve::require_root;
+use crate::serve::{quoted, require_root};
 use crate::terminal;
 
 mod watch;
@@ -197,11 +197,16 @@ impl Deployer {
     }
 
     fn curl_line(&self, folder: &Folder) -> String {
-        let url = format!("{}/invoke/{}", self.client.url(), folder.manifest.name);
-        match folder.example_input() {
-            Some(input) => format!("curl -sS --data-binary @{} {url}", input.display()),
-            None => format!("curl -sS -X POST {url}"),
-        }
+        let (server, name) = (self.client.url(), &folder.manifest.name);
+        let url = match folder.example_path() {
+            Some(path) => format!("{server}{path}"),
+            None => format!("{server}/invoke/{name}"),
+        };
+        let data = match folder.example_input() {
+            Some(input) => format!("--data-binary {}", quoted(&format!("@{}", input.display()))),
+            None => "-X POST".to_owned(),
+        };
+        format!("curl -sS {data} {}", quoted(&url))
     }
 }
 

@@ -104,7 +104,8 @@ fn flatten(name: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        // Files of the kernel, with one fact per line.
+        Value::String(text) => text.trim_end().replace('\n', "; "),
         other => other.to_string(),
     }
 }

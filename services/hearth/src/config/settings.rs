@@ -98,12 +98,12 @@ impl Args for Flags {
 }
 
 fn argument(setting: &Setting) -> Arg {
-    let help = format!(
-        "{} [default: {}] [env: {}]",
-        setting.help,
-        setting.default,
-        setting.variable()
-    );
+    let default = match setting.default {
+        "" => "none",
+        text => text,
+    };
+    let (help, variable) = (setting.help, setting.variable());
+    let help = format!("{help} [default: {default}] [env: {variable}]");
     let argument = Arg::new(setting.key)
         .long(setting.flag())
         .value_name(setting.value)
