@@ -1,31 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Who is let in: the server's state, and the process-wide limits of invocations and of body bytes.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, Ordering},
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::timeout,
+};
 
 use crate::problem::{Full, RequestError};
 
 /// What the server is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum Stage {
     /// Functions are being loaded or compiled again.
-    Starting = 0,
+    Starting,
     /// Invocations are taken.
-    Ready = 1,
+    Ready,
     /// What runs is being finished.
-    Draining = 2,
+    Draining,
 }
 
 /// Counts what is inside, and refuses what would be too much.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    stage: AtomicU8,
+    stage: watch::Sender<Stage>,
     inflight: Arc<Semaphore>,
     inflight_max: u32,
     body_bytes: Arc<Semaphore>,
@@ -47,7 +46,7 @@ impl Admission {
     pub(crate) fn new(inflight_max: u32, body_bytes_max: u32) -> Self {
         let semaphore = |permits: u32| Arc::new(Semaphore::new(permits as usize));
         Self {
-            stage: AtomicU8::new(Stage::Starting as u8),
+            stage: watch::Sender::new(Stage::Starting),
             inflight: semaphore(inflight_max),
             inflight_max,
             body_bytes: semaphore(body_bytes_max),
@@ -55,9 +54,8 @@ impl Admission {
         }
     }
 
-    /// Lets one invocation in, whose body has been read.
+    /// Lets one invocation in, whose body has been read. Also while draining: its request was taken before.
     pub(crate) fn admit(&self, body: BodyPermit) -> Result<Permit, RequestError> {
-        self.open()?;
         match Arc::clone(&self.inflight).try_acquire_owned() {
             Ok(inflight) => Ok(Permit {
                 _inflight: inflight,
@@ -67,8 +65,20 @@ impl Admission {
         }
     }
 
+    /// As [`Self::open`], waiting while the server starts: after a crash of this process the next one takes the
+    /// connections that wait, and milliseconds later it knows the functions.
+    pub(crate) async fn opened(&self, wait_max: Duration) -> Result<(), RequestError> {
+        if self.stage() == Stage::Starting {
+            let mut stage = self.stage.subscribe();
+            let begun = stage.wait_for(|stage| *stage != Stage::Starting);
+            // That the time has passed shows in the stage.
+            drop(timeout(wait_max, begun).await);
+        }
+        self.open()
+    }
+
     /// Whether work is taken at all.
-    pub(crate) fn open(&self) -> Result<(), RequestError> {
+    fn open(&self) -> Result<(), RequestError> {
         match self.stage() {
             Stage::Starting => Err(RequestError::Starting),
             Stage::Ready => Ok(()),
@@ -100,24 +110,22 @@ impl Admission {
     }
 
     pub(crate) fn stage(&self) -> Stage {
-        match self.stage.load(Ordering::Acquire) {
-            0 => Stage::Starting,
-            1 => Stage::Ready,
-            _ => Stage::Draining,
-        }
+        *self.stage.borrow()
     }
 
     /// Starting → Ready; a server that is already draining stays so.
     pub(crate) fn become_ready(&self) {
-        let (from, to) = (Stage::Starting as u8, Stage::Ready as u8);
-        // The other stages have nothing to become ready from.
-        let _unchanged = self
-            .stage
-            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        self.stage.send_if_modified(|stage| {
+            let starting = *stage == Stage::Starting;
+            if starting {
+                *stage = Stage::Ready;
+            }
+            starting
+        });
     }
 
     pub(crate) fn start_draining(&self) {
-        self.stage.store(Stage::Draining as u8, Ordering::Release);
+        self.stage.send_replace(Stage::Draining);
     }
 
     pub(crate) fn inflight(&self) -> usize {
@@ -176,5 +184,17 @@ mod tests {
         admission.start_draining();
         admission.become_ready();
         assert!(matches!(admission.open(), Err(RequestError::Draining)));
+    }
+
+    #[tokio::test]
+    async fn who_comes_while_the_server_starts_waits_for_it_but_not_for_ever() {
+        let admission = Admission::new(1, 1);
+        let (waited, ()) = tokio::join!(admission.opened(Duration::MAX), async {
+            admission.become_ready();
+        });
+        assert!(waited.is_ok());
+        let stuck = Admission::new(1, 1);
+        let waited = stuck.opened(Duration::from_millis(1)).await;
+        assert!(matches!(waited, Err(RequestError::Starting)));
     }
 }

@@ -6,6 +6,7 @@ mod timed_io;
 
 use std::{
     convert::Infallible,
+    io,
     net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
@@ -87,8 +88,8 @@ impl Edge {
                 biased;
                 () = begun(&mut draining) => return,
                 accepted = self.accept_one(&listener) => match accepted {
-                    Ok((stream, ends, permit)) => {
-                        tokio::spawn(self.clone().serve(stream, ends, router.clone(), permit));
+                    Ok((stream, peer, permit)) => {
+                        tokio::spawn(self.clone().serve(stream, peer, router.clone(), permit));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
@@ -99,29 +100,30 @@ impl Edge {
         }
     }
 
-    /// Waits for room first: at the limit, connections stay in the kernel's backlog and those that are open are served.
+    /// Waits for room after accepting, so that a shard that nobody calls holds no room: at the limit, one connection per
+    /// shard waits here, the rest in the kernel's backlog, and those that are open are served.
     async fn accept_one(
         &self,
         listener: &TcpListener,
-    ) -> std::io::Result<(TcpStream, Ends, OwnedSemaphorePermit)> {
-        let permit = Arc::clone(&self.connections)
-            .acquire_owned()
-            .await
-            .map_err(std::io::Error::other)?;
+    ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
         let (stream, peer) = listener.accept().await?;
-        // Answers are written whole: waiting to fill a segment would only add the peer's delayed acknowledgement.
-        stream.set_nodelay(true)?;
-        let local = stream.local_addr()?;
-        Ok((stream, Ends { peer, local }, permit))
+        let permit = Arc::clone(&self.connections).acquire_owned().await;
+        Ok((stream, peer, permit.map_err(io::Error::other)?))
     }
 
     async fn serve(
         self,
         stream: TcpStream,
-        ends: Ends,
+        peer: SocketAddr,
         router: Router,
         permit: OwnedSemaphorePermit,
     ) {
+        // Answers are written whole: waiting to fill a segment would only add the peer's delayed acknowledgement.
+        let Ok(local) = stream.set_nodelay(true).and_then(|()| stream.local_addr()) else {
+            // The client is gone already.
+            return;
+        };
+        let ends = Ends { peer, local };
         let phase = SharedPhase::default();
         let io = TimedIo::new(stream, phase.clone(), self.timeouts);
         let service = service_fn(|request| answer(request, ends, router.clone(), phase.clone()));

@@ -107,7 +107,7 @@ async fn run(
     contract: &Contract,
 ) -> Result<Response, RequestError> {
     let app = &shard.app;
-    app.admission.open()?;
+    app.admission.opened(app.limits.queue_wait_max).await?;
     let function = app.registry.find(name)?;
     let (parts, body) = request.into_parts();
     let body = body::read(

@@ -19,7 +19,7 @@ use nix::{
 use tokio::{
     runtime::{Builder, Runtime},
     sync::{Mutex, Semaphore, watch},
-    time::timeout,
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{
@@ -38,6 +38,12 @@ use crate::{
 
 /// Threads per shard for what blocks: the database and unpacking. More would wait for the same disk.
 const BLOCKING_THREADS_PER_SHARD: usize = 4;
+
+/// How often a draining server looks whether anything still runs.
+const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long the last sandboxes may take to be removed: a hundred at the spawner's pace, with slack.
+const POOL_DRAIN_WAIT: Duration = Duration::from_secs(5);
 
 /// How long what still runs in blocking threads may take at the very end.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
@@ -202,24 +208,23 @@ async fn obey(app: &Arc<App>, monitor: &Monitor) -> Result<(), GatewayError> {
     }
 }
 
-/// Lets nobody in any more, and waits for those who are inside, within the limit.
+/// Takes no new work and finishes what was begun, within the limit. While invocations run, connections are still
+/// accepted: whoever asks is told that this server is going down, instead of waiting in a queue that nobody empties.
 async fn drain_all(app: &App, drain: &watch::Sender<bool>) {
     tracing::info!(inflight = app.admission.inflight(), "draining");
+    let until = Instant::now() + app.limits.drain_max;
     app.admission.start_draining();
+    while 0 < app.admission.inflight() && Instant::now() < until {
+        sleep(DRAIN_LOOK_INTERVAL).await;
+    }
     drain.send_replace(true);
-    if timeout(app.limits.drain_max, app.edge.closed())
-        .await
-        .is_err()
-    {
+    if timeout_at(until, app.edge.closed()).await.is_err() {
         tracing::warn!(
             inflight = app.admission.inflight(),
             "the drain limit has passed; breaking off what still runs"
         );
     }
-    if timeout(app.limits.drain_max, app.pool.drain())
-        .await
-        .is_err()
-    {
+    if timeout(POOL_DRAIN_WAIT, app.pool.drain()).await.is_err() {
         tracing::warn!("sandboxes are left; the spawner removes them");
     }
 }

@@ -63,7 +63,7 @@ pub(super) async fn deploy(
     request: Request,
 ) -> Result<Response, RequestError> {
     let app = &shard.app;
-    app.admission.open()?;
+    app.admission.opened(app.limits.queue_wait_max).await?;
     let declared = declared_format(request.headers())?;
     let limit_bytes = u64::from(app.limits.archive_bytes_max);
     let archive = body::read(
@@ -110,7 +110,7 @@ pub(super) async fn isolation(
     FunctionName(name): FunctionName,
 ) -> Result<Response, RequestError> {
     let app = &shard.app;
-    app.admission.open()?;
+    app.admission.opened(app.limits.queue_wait_max).await?;
     let function = app.registry.find(&name)?;
     match app.pool.inspect(shard.index, &function.target).await {
         Ok(report) => Ok(typed("application/json", report)),
