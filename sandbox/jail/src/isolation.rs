@@ -121,13 +121,13 @@ fn walls(report: &IsolationReport, ids: Ids) -> Vec<WallReading> {
     };
     let all = namespace::NAMES.len();
     let abi = report.landlock_abi;
-    vec![
-        wall(
+    let readings = [
+        (
             "namespaces",
             apart == all,
             format!("{apart} of {all} differ from the host's"),
         ),
-        wall(
+        (
             "credentials",
             mapped && every(&|process| process.uids == own_ids && process.gids == own_ids),
             format!(
@@ -135,42 +135,44 @@ fn walls(report: &IsolationReport, ids: Ids) -> Vec<WallReading> {
                 ids.user, ids.root
             ),
         ),
-        wall(
+        (
             "capabilities",
             capabilities,
             "five empty sets and no_new_privs, every process".to_owned(),
         ),
-        wall(
+        (
             "file_system",
             guarded && writable.len() == 1,
             format!("writable: {}", parse::places(&writable)),
         ),
-        wall(
+        (
             "cgroup",
             limited,
             "memory and processes are limited".to_owned(),
         ),
-        wall(
+        (
             "rlimits",
             rlimits,
             "core and real-time priority are 0, every process".to_owned(),
         ),
         // The kernel shows no process's rules: they were pushed on when they went up.
-        wall(
+        (
             "landlock",
             0 < abi,
             format!("ABI {abi}, pushed on when it went up"),
         ),
-        wall(
+        (
             "seccomp",
             every(&filtered),
             "filter mode, every process".to_owned(),
         ),
-    ]
-}
-
-fn wall(wall: &str, holds: bool, reading: String) -> WallReading {
-    WallReading { wall: wall.to_owned(), holds, reading }
+    ];
+    let reading = |(wall, holds, reading): (&str, bool, String)| WallReading {
+        wall: wall.to_owned(),
+        holds,
+        reading,
+    };
+    readings.into_iter().map(reading).collect()
 }
 
 /// SECCOMP_MODE_FILTER (seccomp(2)).

@@ -10,6 +10,8 @@
 mod calls;
 #[path = "sandbox/ends.rs"]
 mod ends;
+#[path = "sandbox/gateway.rs"]
+mod gateway;
 #[path = "sandbox/hostile_gateway.rs"]
 mod hostile_gateway;
 #[path = "sandbox/limits.rs"]

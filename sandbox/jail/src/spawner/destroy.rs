@@ -47,6 +47,8 @@ impl Spawner {
 
     /// PID 1 has ended, and with it every process of its namespace.
     pub(super) fn reap(&mut self, id: SandboxId) -> Result<(), SpawnerError> {
+        // Its last words may lie unread on the setup socket: they say why it died.
+        self.hear_setup(id);
         let Some(sandbox) = self.table.get(id) else {
             return Ok(());
         };
@@ -70,7 +72,7 @@ impl Spawner {
                 .map_err(at("leave an eventfd"))?;
         }
         if let State::Starting(starting) = &sandbox.state {
-            // It may have said why before it died; that was heard first, or is lost with the reason "start init".
+            // It said nothing.
             let request = starting.request;
             let step = "start init".into();
             self.leave_setup(id);

@@ -265,3 +265,25 @@ fn a_program_of_a_base_that_does_not_exist_is_refused_by_name() {
     assert!(programs().init.exists());
     world.close();
 }
+
+#[test]
+fn a_shell_script_with_pipes_runs_on_the_minimal_base() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::with_bases(&["static", "minimal"]);
+    let sandbox = world.try_create(per_call("minimal")).expect("a skeleton");
+    let script = b"#!/bin/sh\nset -e\necho \"$(tr a-z A-Z | sort | head -n 1)\" > /tmp/x; cat /tmp/x /dev/null; ls /dev/fd >&2\n";
+    let tree = world.store("script", script);
+    let bound = world.try_bind(sandbox.id, tree, limits());
+    assert!(matches!(bound, Event::Bound { .. }), "{bound:?}");
+    sandbox.bind_init("/function/script", &[]);
+    let outcome = sandbox.run(1, b"b\na\n");
+    assert_eq!(outcome.status, ExitStatus::Exited(0), "{}", outcome.stdout);
+    assert!(
+        outcome.stdout.starts_with("A\n0\n1\n2\n"),
+        "{}",
+        outcome.stdout
+    );
+    world.close();
+}

@@ -126,12 +126,22 @@ impl World {
     }
 
     pub(crate) fn with_sandboxes_max(sandboxes_max: u32) -> Self {
+        Self::start(sandboxes_max, &["static"])
+    }
+
+    pub(crate) fn with_bases(names: &[&str]) -> Self {
+        Self::start(64, names)
+    }
+
+    fn start(sandboxes_max: u32, base_names: &[&str]) -> Self {
         let programs = programs();
         let temporary = tempfile::tempdir().unwrap();
         let data_dir = DataDir::open(&temporary.path().join("data")).unwrap();
         let ids = data_dir.claim_ids().unwrap();
-        let base = SmallName::new("static").unwrap();
-        bases::ensure(&data_dir.bases(), &base, &mut |_line| {}).unwrap();
+        for name in base_names {
+            let base = SmallName::new(*name).unwrap();
+            bases::ensure(&data_dir.bases(), &base, &mut |_line| {}).unwrap();
+        }
         let image = |name: &str, content: &[u8]| {
             let path = data_dir.images().join(name);
             fs::write(&path, content).unwrap();
@@ -141,20 +151,14 @@ impl World {
         let init = image("init", &fs::read(&programs.init).unwrap());
         let resident = image("resident", &programs.probe);
         let (ours, theirs) = pair();
-        let example = std::env::current_exe().unwrap();
-        let example = example
-            .ancestors()
-            .nth(2)
-            .unwrap()
-            .join("examples/lone_spawner");
-        let spawner = Command::new(example)
+        let spawner = Command::new(example("lone_spawner"))
             .args([data_dir.path().as_os_str(), data_dir.instance().as_ref()])
             .arg(ids.block.first.to_string())
             .args([init, resident])
             .arg(sandboxes_max.to_string())
             .stdin(Stdio::from(theirs))
             .spawn()
-            .expect("lone_spawner, which cargo test builds with the examples");
+            .expect("cargo test builds the examples, unless told to build one test only");
         let socket = Socket(ours);
         let Event::Hello { host } = socket.receive::<Event>().0 else {
             panic!("the first packet is not Hello")
@@ -328,6 +332,12 @@ impl World {
         let directory = format!("hearth-{}", self.data_dir.instance());
         assert_eq!(cgroups_named(&directory), Vec::<PathBuf>::new());
     }
+}
+
+/// A test-only executable of this crate.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    this.ancestors().nth(2).unwrap().join("examples").join(name)
 }
 
 /// Every cgroup directory of this name, in any hierarchy.
