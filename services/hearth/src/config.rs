@@ -161,8 +161,17 @@ pub(crate) struct Config {
     pub(crate) queue_wait_max: Duration,
     /// How long running ones may take after SIGTERM.
     pub(crate) drain_max: Duration,
+    /// What is logged, and how.
+    pub(crate) log: Logging,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Logging {
     /// How log lines look.
-    pub(crate) log_format: LogFormat,
+    pub(crate) format: LogFormat,
+    /// Which there are, as `tracing` takes it.
+    pub(crate) filter: String,
 }
 
 /// How log lines look.
@@ -240,17 +249,14 @@ impl Config {
             ));
         }
         let data_dir = layers
-            .parse("data_dir", "an absolute path", |text| {
-                let path = PathBuf::from(text);
-                path.is_absolute().then_some(path)
-            })
+            .parse("data_dir", "a path", |text| std::path::absolute(text).ok())
             .unwrap_or_default();
         layers.parse(
             "min_isolation",
             "full, the only level there is yet",
             |text| (text == "full").then_some(()),
         );
-        let log_format = layers
+        let format = layers
             .parse("log_format", "auto, text or json", |text| match text {
                 "auto" => Some(LogFormat::Auto),
                 "text" => Some(LogFormat::Text),
@@ -268,7 +274,14 @@ impl Config {
             queue_len_max: layers.count("queue_len", QUEUE_LEN_MAX),
             queue_wait_max: layers.duration("queue_wait", WAIT_MAX),
             drain_max: layers.duration("drain_timeout", WAIT_MAX),
-            log_format,
+            log: Logging {
+                format,
+                filter: layers
+                    .environment
+                    .get("RUST_LOG")
+                    .unwrap_or("info")
+                    .to_owned(),
+            },
         }
     }
 }

@@ -64,9 +64,20 @@ impl Failure {
         self
     }
 
+    /// With the exit code only, where the rest is said elsewhere.
+    pub(crate) fn already_told(self) -> Self {
+        Self {
+            code: self.code,
+            sentence: String::new(),
+            fix: None,
+        }
+    }
+
     /// Prints it and gives the process's exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        terminal::note(&format!("hearth: {}", self.text()));
+        if !self.sentence.is_empty() {
+            terminal::note(&format!("hearth: {}", self.text()));
+        }
         ExitCode::from(self.code as u8)
     }
 

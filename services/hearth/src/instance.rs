@@ -58,6 +58,7 @@ impl Instance {
             .arg0("hearth")
             .arg("serve")
             .args(flags.to_args())
+            .env("RUST_LOG", &config.log.filter)
             .arg(format!("--parent={}", std::process::id()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -5,19 +5,19 @@ use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Environment, LogFormat};
+use crate::config::{LogFormat, Logging};
 
-/// What is logged where `RUST_LOG` says nothing.
+/// What is logged where the filter is not one.
 const FILTER_DEFAULT: &str = "info";
 
 /// Starts logging in this process. Called once, before anything is logged.
-pub(crate) fn start(format: LogFormat, environment: &Environment) {
-    let text = environment.get("RUST_LOG").unwrap_or(FILTER_DEFAULT);
-    let filter = EnvFilter::try_new(text).unwrap_or_else(|_| EnvFilter::new(FILTER_DEFAULT));
+pub(crate) fn start(log: &Logging) {
+    let filter = EnvFilter::try_new(&log.filter);
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new(FILTER_DEFAULT));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
-    let json = match format {
+    let json = match log.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !io::stderr().is_terminal(),

@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Command::Receipt(arguments) => commands::receipt(arguments, &environment),
         Command::Isolation(arguments) => commands::isolation(arguments, &environment),
         Command::Rm(arguments) => commands::rm(arguments, &environment),
-        Command::Role { role } => roles::play(*role, &environment),
+        Command::Role { role } => roles::play(*role),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

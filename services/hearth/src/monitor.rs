@@ -139,7 +139,7 @@ pub(crate) fn run(config: &Config) -> Result<(), MonitorError> {
             queue_len_max: config.queue_len_max,
             queue_wait_max: config.queue_wait_max,
             drain_max: config.drain_max,
-            log_format: config.log_format,
+            log: config.log.clone(),
         },
         spawner: SpawnerStart {
             parent: std::process::id(),
@@ -151,7 +151,7 @@ pub(crate) fn run(config: &Config) -> Result<(), MonitorError> {
             wasm_worker: images.wasm_worker,
             cores: cores.iter().flatten().copied().collect(),
             sandboxes_max: config.sandboxes_max,
-            log_format: config.log_format,
+            log: config.log.clone(),
         },
         listeners,
         data_dir,
@@ -178,7 +178,7 @@ fn store_compiler(data_dir: &DataDir) -> Result<TreeId, MonitorError> {
 }
 
 fn ensure_base(data_dir: &DataDir, name: &str) -> Result<(), MonitorError> {
-    let mut progress = |line: &str| terminal::note(&format!("base {name}: {line}"));
+    let mut progress = |line: &str| info!(base = name, "{line}");
     let name = SmallName::new(name)?;
     bases::ensure(&data_dir.bases(), &name, &mut progress)?;
     Ok(())

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::args::RoleName;
-use crate::config::{Environment, LogFormat};
+use crate::config::Logging;
 use crate::exit::{Code, Failure};
 use crate::link;
 use crate::logging;
@@ -40,7 +40,7 @@ pub(crate) struct GatewayStart {
     pub(crate) queue_len_max: u32,
     pub(crate) queue_wait_max: Duration,
     pub(crate) drain_max: Duration,
-    pub(crate) log_format: LogFormat,
+    pub(crate) log: Logging,
 }
 
 impl std::fmt::Debug for GatewayStart {
@@ -70,20 +70,36 @@ pub(crate) struct SpawnerStart {
     /// The cores that the gateway's shards run on.
     pub(crate) cores: Vec<u16>,
     pub(crate) sandboxes_max: u32,
-    pub(crate) log_format: LogFormat,
+    pub(crate) log: Logging,
 }
 
 /// Becomes one of the monitor's children.
-pub(crate) fn play(role: RoleName, environment: &Environment) -> Result<(), Failure> {
+pub(crate) fn play(role: RoleName) -> Result<(), Failure> {
     signals::unblock_all().map_err(|error| Failure::new(Code::CannotStart, &error))?;
     let link = take_link().map_err(|error| {
         let text = format!("cannot take the monitor's socket: {error}");
         Failure::of(Code::CannotStart, text)
     })?;
     match role {
-        RoleName::Gateway => gateway(link, environment),
-        RoleName::Spawner => spawner(&link, environment),
+        RoleName::Gateway => {
+            let (start, fds): (GatewayStart, _) = told(&link)?;
+            logging::start(&start.log);
+            logged(gateway(start, fds, link))
+        }
+        RoleName::Spawner => {
+            let (start, fds): (SpawnerStart, _) = told(&link)?;
+            logging::start(&start.log);
+            logged(spawner(start, fds))
+        }
     }
+}
+
+/// From where there is a log, failures go there, in its form.
+fn logged(result: Result<(), Failure>) -> Result<(), Failure> {
+    result.map_err(|failure| {
+        tracing::error!("{}", failure.text());
+        failure.already_told()
+    })
 }
 
 /// The link is stdin; nothing that reads stdin by mistake shall read from it.
@@ -94,9 +110,7 @@ fn take_link() -> std::io::Result<OwnedFd> {
     Ok(link)
 }
 
-fn gateway(link: OwnedFd, environment: &Environment) -> Result<(), Failure> {
-    let (start, fds): (GatewayStart, _) = told(&link)?;
-    logging::start(start.log_format, environment);
+fn gateway(start: GatewayStart, fds: Vec<OwnedFd>, link: OwnedFd) -> Result<(), Failure> {
     // Again in the jail, because losing the privilege clears it; here for the time until then.
     die_with(start.parent, Signal::SIGKILL)?;
     let mut fds = fds.into_iter();
@@ -126,9 +140,7 @@ fn gateway(link: OwnedFd, environment: &Environment) -> Result<(), Failure> {
     hearth_gateway::serve(config).map_err(|error| Failure::new(Code::CannotStart, &error))
 }
 
-fn spawner(link: &OwnedFd, environment: &Environment) -> Result<(), Failure> {
-    let (start, fds): (SpawnerStart, _) = told(link)?;
-    logging::start(start.log_format, environment);
+fn spawner(start: SpawnerStart, fds: Vec<OwnedFd>) -> Result<(), Failure> {
     let gateway = fds.into_iter().next().ok_or_else(misled)?;
     let config = SpawnerConfig {
         data_dir: start.data_dir,

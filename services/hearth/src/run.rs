@@ -30,10 +30,13 @@ pub(crate) fn run(arguments: &Run, environment: &Environment) -> Result<(), Fail
     let mut flags = Flags::default();
     flags.set("listen", "127.0.0.1:0".to_owned());
     flags.set("data_dir", home.path().join("data").display().to_string());
-    // One invocation needs one shard and few sandboxes, and its log lines only where something is wrong.
+    // One invocation needs one shard and few sandboxes.
     flags.set("shards", "1".to_owned());
     flags.set("max_sandboxes", "8".to_owned());
-    let config = Config::load(&flags, None, &Environment::default())?;
+    let mut config = Config::load(&flags, None, environment)?;
+    if environment.get("RUST_LOG").is_none() {
+        "warn".clone_into(&mut config.log.filter);
+    }
     let instance = Instance::start(&flags, None, &config)?;
     let client = instance.client()?;
     let name = &folder.manifest.name;

@@ -14,7 +14,7 @@ pub(crate) fn serve(arguments: &Serve, environment: &Environment) -> Result<(), 
     let config = Config::load(&settings.flags, settings.config.as_deref(), environment)?;
     require_root()?;
     close_inherited();
-    logging::start(config.log_format, environment);
+    logging::start(&config.log);
     monitor::check_host()?;
     if arguments.check {
         terminal::line("the configuration and this host are fine");
