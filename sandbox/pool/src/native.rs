@@ -229,10 +229,8 @@ impl Watch<'_> {
 /// What became of the invocation.
 pub(crate) async fn judge(ended: Ended, idle: &Idle, target: &Target, record: &Record) -> Outcome {
     let stderr_tail = || record.log.tail();
-    let oom = || KillCause::Oom {
-        peak_bytes: idle.sandbox.gauges.memory_peak_bytes(),
-        limit_bytes: target.limits.memory_bytes,
-    };
+    let gauges = &idle.sandbox.gauges;
+    let oom = |peak_bytes| KillCause::oom(peak_bytes, target.limits.memory_bytes);
     let killed = |cause| Outcome::FunctionKilled {
         cause,
         stderr_tail: stderr_tail(),
@@ -251,14 +249,16 @@ pub(crate) async fn judge(ended: Ended, idle: &Idle, target: &Target, record: &R
         Ended::BadHead(problem) => failed(FailureCause::BadOutput { problem }),
         Ended::CannotExecute { step, errno } => failed(FailureCause::CannotExecute { step, errno }),
         Ended::Lost | Ended::NotBegun => {
+            // Read now: the spawner removes the cgroup of a dead sandbox soon.
+            let peak_bytes = gauges.memory_peak_bytes();
             // The whole sandbox is killed on its first OOM kill, so memory is the likeliest reason.
             match timeout(DEATH_WAIT_MAX, idle.sandbox.death.seen()).await {
-                Ok(oom_kills) if idle.counters.oom_kills < oom_kills => killed(oom()),
+                Ok(oom_kills) if idle.counters.oom_kills < oom_kills => killed(oom(peak_bytes)),
                 _ => Outcome::SandboxLost,
             }
         }
-        Ended::Exited(_) if idle.counters.oom_kills < idle.sandbox.gauges.oom_kills() => {
-            killed(oom())
+        Ended::Exited(_) if idle.counters.oom_kills < gauges.oom_kills() => {
+            killed(oom(gauges.memory_peak_bytes()))
         }
         Ended::Exited(ExitStatus::Exited(0)) => Outcome::Ok,
         Ended::Exited(ExitStatus::Exited(code)) => failed(FailureCause::ExitCode {

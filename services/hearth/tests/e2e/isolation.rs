@@ -196,14 +196,10 @@ fn a_native_function_sees_no_privilege_no_host_and_only_its_own_three_fds() {
     let fds: Vec<&String> = seen["fds"].as_object().unwrap().keys().collect();
     assert_eq!(fds, ["0", "1", "2"], "{}", seen["fds"]);
     assert_eq!(seen["cwd"], "/function");
-    // Init, and itself.
-    assert_eq!(
-        seen["processes"].as_array().unwrap().len(),
-        2,
-        "{}",
-        seen["processes"]
-    );
-    assert_eq!(seen["processes"][0], 1);
+    // Itself; init may be hidden from it, and nobody else is there.
+    for pid in seen["processes"].as_array().unwrap() {
+        assert!(*pid == 1 || *pid == seen["pid"], "{}", seen["processes"]);
+    }
     check_files(&seen, instance);
 }
 

@@ -18,7 +18,7 @@ use crate::{turn, world};
 const REPLACED_MAX: Duration = Duration::from_secs(8);
 
 /// Runs for as long as a test needs it to.
-const PATIENT: &str = "[limits]\ntimeout = \"60s\"\n[scaling]\nmax_inflight = 4";
+const PATIENT: &str = "[limits]\ntimeout = \"60s\"";
 
 fn both(instance: &Instance) -> [(&'static str, Kind); 2] {
     let functions = [("victim-native", Kind::Native), ("victim-wasm", Kind::Wasm)];

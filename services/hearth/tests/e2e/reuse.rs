@@ -63,7 +63,9 @@ fn the_receipt_of_a_littering_invocation_counts_what_was_removed() {
     let answer = instance.invoke("litter", b"leave-marker\n").expect(200);
     let receipt = instance.receipt(answer.invocation());
     let residue = &receipt["residue"];
-    assert_eq!(residue["processes_killed"], 1, "{receipt}");
+    // The daemon, and perhaps the process between, whose parent had not seen its end.
+    let killed = residue["processes_killed"].as_u64().unwrap();
+    assert!((1..=2).contains(&killed), "{receipt}");
     assert!(0 < residue["scratch_inodes"].as_u64().unwrap(), "{receipt}");
     assert!(0 < residue["scratch_blocks"].as_u64().unwrap(), "{receipt}");
     assert_eq!(

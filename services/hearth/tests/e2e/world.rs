@@ -172,6 +172,18 @@ pub(crate) fn open_files(pid: i32) -> BTreeMap<String, usize> {
     kinds
 }
 
+/// How long the threads of a process have run on a core, in microseconds.
+pub(crate) fn computed_us(pid: i32) -> u64 {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return 0;
+    };
+    let run_ns = tasks.filter_map(|task| {
+        let statistics = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        statistics.split(' ').next()?.parse::<u64>().ok()
+    });
+    run_ns.sum::<u64>() / 1000
+}
+
 /// Resident memory that is a process's own, in bytes.
 pub(crate) fn resident_bytes(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
