@@ -57,6 +57,7 @@ pub const CAPABILITIES: [(u32, &str, &str); 11] = [
     ),
     (27, "MKNOD", "the five devices of a sandbox"),
     (18, "SYS_CHROOT", "entering a sandbox's mount namespace"),
+    (25, "SYS_TIME", "the clock offsets of a sandbox's time namespace"),
 ];
 
 /// # Errors
