@@ -11,7 +11,9 @@ use std::{
     os::{fd::OwnedFd, unix::fs::MetadataExt},
 };
 
-use hearth_protocol::isolation::{IsolationReport, NamespacePair, ProcessReading, WallReading};
+use hearth_protocol::isolation::{
+    IsolationReport, MountReading, NamespacePair, ProcessReading, WallReading,
+};
 use nix::{
     sys::memfd::{MFdFlags, memfd_create},
     unistd::Pid,
@@ -107,12 +109,7 @@ fn walls(report: &IsolationReport, ids: Ids) -> Vec<WallReading> {
         .count();
     let own_ids = [ids.user; 4];
     let mapped = report.uid_map == ids.map() && report.gid_map == ids.map();
-    let writable: Vec<_> = report
-        .mounts
-        .iter()
-        .filter(|mount| parse::is_writable(mount))
-        .collect();
-    let guarded = report.mounts.iter().all(parse::is_guarded);
+    let (sealed, writable) = file_system(&report.mounts);
     let limited = cgroup::is_limited(&report.cgroup);
     let capabilities = every(&|process| parse::has_no_capability(process) && process.no_new_privs);
     let rlimits = every(&parse::has_limits);
@@ -140,11 +137,7 @@ fn walls(report: &IsolationReport, ids: Ids) -> Vec<WallReading> {
             capabilities,
             "five empty sets and no_new_privs, every process".to_owned(),
         ),
-        (
-            "file_system",
-            guarded && writable.len() == 1,
-            format!("writable: {}", parse::places(&writable)),
-        ),
+        ("file_system", sealed, writable),
         (
             "cgroup",
             limited,
@@ -173,6 +166,19 @@ fn walls(report: &IsolationReport, ids: Ids) -> Vec<WallReading> {
         reading,
     };
     readings.into_iter().map(reading).collect()
+}
+
+/// Whether every mount is guarded and exactly one, scratch, can be written; and which can.
+fn file_system(mounts: &[MountReading]) -> (bool, String) {
+    let guarded = mounts.iter().all(parse::is_guarded);
+    let writable: Vec<_> = mounts
+        .iter()
+        .filter(|mount| parse::is_writable(mount))
+        .collect();
+    (
+        guarded && writable.len() == 1,
+        format!("writable: {}", parse::places(&writable)),
+    )
 }
 
 /// SECCOMP_MODE_FILTER (seccomp(2)).

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the steps cost, printed. Only one thing is asserted: no step falls into the kernel's 5 to 12 ms stall of moving
-//! a process between cgroups, at any spacing of the calls.
+//! What the steps cost, printed. Asserted is only what load on the machine cannot change: that some of the calls were
+//! faster than the 5 to 12 ms for which moving another process between cgroups stalls every time.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,8 @@ use hearth_protocol::spawner::Event;
 use nix::poll::{PollTimeout, poll};
 
 use crate::world::{World, is_root, limits, programs};
+
+const STALL: Duration = Duration::from_millis(5);
 
 const ROUNDS: usize = 40;
 
@@ -50,6 +52,8 @@ fn no_step_of_a_sandbox_s_life_stalls_at_any_spacing() {
         for (name, mut times) in steps {
             times.sort();
             let (p50, p90) = (times[ROUNDS / 2], times[ROUNDS * 9 / 10]);
+            let fastest = times[0];
+            assert!(fastest < STALL, "{name} stalls: {fastest:?} at the least");
             println!("spacing {spacing_ms:>2} ms: {name:<8} p50 {p50:>10.1?} p90 {p90:>10.1?}");
         }
         world.close();
