@@ -33,7 +33,7 @@ fn list(problems: &[Problem]) -> String {
 }
 
 /// Capabilities that building a sandbox takes, by number and name, with what each one is for.
-pub const CAPABILITIES: [(u32, &str, &str); 11] = [
+pub const CAPABILITIES: [(u32, &str, &str); 12] = [
     (21, "SYS_ADMIN", "namespaces and mounts"),
     (
         19,
