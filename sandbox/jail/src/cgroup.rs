@@ -26,7 +26,7 @@ use cgroups_rs::{
     MaxValue, cpu::CpuController, error::Error as ControllerError, memory::MemController,
     pid::PidController,
 };
-use hearth_protocol::spawner::{CgroupLayout, SandboxLimits};
+use hearth_protocol::spawner::{CgroupLayout, SandboxLimits, Totals};
 use nix::{
     errno::Errno,
     sys::eventfd::{EfdFlags, EventFd},
@@ -161,14 +161,27 @@ impl SandboxCgroup {
         }
     }
 
-    /// `oom_kill` so far; 0 where it cannot be read.
-    pub(crate) fn oom_kills(&self) -> u64 {
-        let file = match self.layout {
-            CgroupLayout::V2 => "memory.events",
-            CgroupLayout::Hybrid | CgroupLayout::V1 => "memory.oom_control",
+    /// What was counted so far; 0 where it cannot be read.
+    pub(crate) fn totals(&self) -> Totals {
+        let text = |directory: &Path, file: &str| {
+            fs::read_to_string(directory.join(file)).unwrap_or_default()
         };
-        let text = fs::read_to_string(self.memory.join(file)).unwrap_or_default();
-        files::counter(&text, "oom_kill").unwrap_or(0)
+        let number = |directory, file| text(directory, file).trim().parse().unwrap_or(0);
+        let counter = |directory, file, name| {
+            files::counter(&text(directory, file), name).unwrap_or(0)
+        };
+        match self.layout {
+            CgroupLayout::V2 => Totals {
+                oom_kills: counter(&self.memory, "memory.events", "oom_kill"),
+                cpu_us: counter(&self.cpu, "cpu.stat", "usage_usec"),
+                memory_peak_bytes: number(&self.memory, "memory.peak"),
+            },
+            CgroupLayout::Hybrid | CgroupLayout::V1 => Totals {
+                oom_kills: counter(&self.memory, "memory.oom_control", "oom_kill"),
+                cpu_us: number(&self.cpuacct, "cpuacct.usage") / 1000,
+                memory_peak_bytes: number(&self.memory, "memory.max_usage_in_bytes"),
+            },
+        }
     }
 
     /// Removes what is left of the directories. EBUSY while a dying process is still counted: to be tried again.

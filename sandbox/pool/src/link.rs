@@ -17,7 +17,7 @@ use hearth_protocol::{
     init::ScratchUse,
     spawner::{
         Cause, Event, Handover, Host, Request, RequestId, SandboxId, SandboxLimits, SkeletonSpec,
-        UploadId,
+        Totals, UploadId,
     },
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
@@ -77,7 +77,7 @@ struct Life {
 #[derive(Debug, Default)]
 pub(crate) struct Death {
     seen: AtomicBool,
-    oom_kills: AtomicU64,
+    totals: Mutex<Totals>,
     notify: Notify,
 }
 
@@ -87,19 +87,25 @@ impl Death {
         self.seen.load(Ordering::Acquire)
     }
 
-    /// Waits until the sandbox is gone and gives its count of OOM kills.
-    pub(crate) async fn seen(&self) -> u64 {
+    /// What its cgroup counted, where the sandbox is known to be gone.
+    pub(crate) fn totals(&self) -> Option<Totals> {
+        let totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_seen().then_some(*totals)
+    }
+
+    /// Waits until the sandbox is gone and gives what its cgroup counted.
+    pub(crate) async fn seen(&self) -> Totals {
         loop {
             let notified = self.notify.notified();
             if self.is_seen() {
-                return self.oom_kills.load(Ordering::Acquire);
+                return *self.totals.lock().unwrap_or_else(PoisonError::into_inner);
             }
             notified.await;
         }
     }
 
-    fn announce(&self, oom_kills: u64) {
-        self.oom_kills.store(oom_kills, Ordering::Release);
+    fn announce(&self, totals: Totals) {
+        *self.totals.lock().unwrap_or_else(PoisonError::into_inner) = totals;
         self.seen.store(true, Ordering::Release);
         self.notify.notify_waiters();
     }
@@ -421,7 +427,7 @@ impl Link {
             .unwrap_or_else(PoisonError::into_inner)
             .drain()
         {
-            life.death.announce(0);
+            life.death.announce(Totals::default());
         }
         self.one_less.notify_waiters();
         on_down();
@@ -432,7 +438,7 @@ impl Link {
             Event::Gone {
                 sandbox,
                 cause,
-                oom_kills,
+                totals,
             } => {
                 let life = self
                     .lives
@@ -440,7 +446,7 @@ impl Link {
                     .unwrap_or_else(PoisonError::into_inner)
                     .remove(sandbox);
                 if let Some(life) = life {
-                    life.death.announce(*oom_kills);
+                    life.death.announce(*totals);
                 }
                 self.one_less.notify_waiters();
                 return on_death(*cause);

@@ -230,7 +230,10 @@ impl Watch<'_> {
 pub(crate) async fn judge(ended: Ended, idle: &Idle, target: &Target, record: &Record) -> Outcome {
     let stderr_tail = || record.log.tail();
     let gauges = &idle.sandbox.gauges;
-    let oom = |peak_bytes| KillCause::oom(peak_bytes, target.limits.memory_bytes);
+    let oom = |peak_bytes| KillCause::Oom {
+        peak_bytes,
+        limit_bytes: target.limits.memory_bytes,
+    };
     let killed = |cause| Outcome::FunctionKilled {
         cause,
         stderr_tail: stderr_tail(),
@@ -249,16 +252,16 @@ pub(crate) async fn judge(ended: Ended, idle: &Idle, target: &Target, record: &R
         Ended::BadHead(problem) => failed(FailureCause::BadOutput { problem }),
         Ended::CannotExecute { step, errno } => failed(FailureCause::CannotExecute { step, errno }),
         Ended::Lost | Ended::NotBegun => {
-            // Read now: the spawner removes the cgroup of a dead sandbox soon.
-            let peak_bytes = gauges.memory_peak_bytes();
             // The whole sandbox is killed on its first OOM kill, so memory is the likeliest reason.
             match timeout(DEATH_WAIT_MAX, idle.sandbox.death.seen()).await {
-                Ok(oom_kills) if idle.counters.oom_kills < oom_kills => killed(oom(peak_bytes)),
+                Ok(totals) if idle.counters.oom_kills < totals.oom_kills => {
+                    killed(oom(totals.memory_peak_bytes))
+                }
                 _ => Outcome::SandboxLost,
             }
         }
         Ended::Exited(_) if idle.counters.oom_kills < gauges.oom_kills() => {
-            killed(oom(gauges.memory_peak_bytes()))
+            killed(oom(peak_of(idle).await))
         }
         Ended::Exited(ExitStatus::Exited(0)) => Outcome::Ok,
         Ended::Exited(ExitStatus::Exited(code)) => failed(FailureCause::ExitCode {
@@ -272,6 +275,17 @@ pub(crate) async fn judge(ended: Ended, idle: &Idle, target: &Target, record: &R
             })
         }
         Ended::Exited(ExitStatus::Signaled(signal)) => killed(KillCause::Signal { signal }),
+    }
+}
+
+/// The most memory that was held. The rest of a sandbox is killed after its first OOM kill, so its cgroup may be gone
+/// already: then the spawner read it last.
+async fn peak_of(idle: &Idle) -> u64 {
+    match idle.sandbox.gauges.memory_peak_bytes() {
+        0 => timeout(DEATH_WAIT_MAX, idle.sandbox.death.seen())
+            .await
+            .map_or(0, |totals| totals.memory_peak_bytes),
+        peak_bytes => peak_bytes,
     }
 }
 
@@ -348,17 +362,20 @@ async fn wait_for_clean(idle: &Idle) -> Option<(u32, ScratchUse)> {
 fn note_usage(idle: &Idle, record: &mut Record) {
     let gauges = &idle.sandbox.gauges;
     let now = gauges.counters();
-    // A cgroup that is gone reads as 0: then nothing is known.
-    if idle.counters.cpu_us <= now.cpu_us && 0 < now.cpu_us {
+    // Of a sandbox that is gone the spawner read it last; the files of its cgroup read as 0.
+    let (cpu_us, memory_peak_bytes) = match idle.sandbox.death.totals() {
+        Some(totals) => (totals.cpu_us, totals.memory_peak_bytes),
+        None => (now.cpu_us, gauges.memory_peak_bytes()),
+    };
+    if idle.counters.cpu_us <= cpu_us && 0 < cpu_us {
         let source = if gauges.peak_resets() {
             UsageSource::Cgroup
         } else {
             UsageSource::CgroupLifetimePeak
         };
-        let cpu_us = now.cpu_us - idle.counters.cpu_us;
         record.usage = Some(Usage {
-            cpu_us,
-            memory_peak_bytes: gauges.memory_peak_bytes(),
+            cpu_us: cpu_us - idle.counters.cpu_us,
+            memory_peak_bytes,
             source,
         });
     }

@@ -117,22 +117,6 @@ pub enum KillCause {
     },
 }
 
-impl KillCause {
-    /// Out of memory. `peak_bytes` is 0 where the cgroup was gone before it could be read; what was killed for its
-    /// limit has reached it.
-    pub(crate) fn oom(peak_bytes: u64, limit_bytes: u64) -> Self {
-        let peak_bytes = if peak_bytes == 0 {
-            limit_bytes
-        } else {
-            peak_bytes
-        };
-        Self::Oom {
-            peak_bytes,
-            limit_bytes,
-        }
-    }
-}
-
 /// Which limit refused an invocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -226,11 +226,12 @@ fn failed(cause: FailureCause, record: &Record) -> Outcome {
 
 async fn lost(worker: &Worker, target: &Target, record: &Record) -> Outcome {
     let began = Instant::now();
-    // Read now: the spawner removes the cgroup of a dead sandbox soon.
-    let peak_bytes = worker.sandbox.gauges.memory_peak_bytes();
     match timeout(DEATH_WAIT_MAX, worker.sandbox.death.seen()).await {
-        Ok(oom_kills) if 0 < oom_kills => Outcome::FunctionKilled {
-            cause: KillCause::oom(peak_bytes, target.limits.memory_bytes),
+        Ok(totals) if 0 < totals.oom_kills => Outcome::FunctionKilled {
+            cause: KillCause::Oom {
+                peak_bytes: totals.memory_peak_bytes,
+                limit_bytes: target.limits.memory_bytes,
+            },
             stderr_tail: record.log.tail(),
         },
         _ => {

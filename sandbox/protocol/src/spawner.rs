@@ -228,8 +228,8 @@ pub enum Event {
         sandbox: SandboxId,
         /// Why it ended.
         cause: Cause,
-        /// `oom_kill` of its cgroup over its whole life.
-        oom_kills: u64,
+        /// What its cgroup counted over its whole life, read before it was removed.
+        totals: Totals,
     },
     /// Answer to [`Request::TreeBegin`].
     TreeBegun {
@@ -322,6 +322,17 @@ pub enum CgroupLayout {
     Hybrid,
     /// v1 only.
     V1,
+}
+
+/// What a sandbox's cgroup counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// `oom_kill`.
+    pub oom_kills: u64,
+    /// CPU time in microseconds.
+    pub cpu_us: u64,
+    /// The most memory held at once since the last reset, in bytes.
+    pub memory_peak_bytes: u64,
 }
 
 /// Why a sandbox ended.

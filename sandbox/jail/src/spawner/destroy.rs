@@ -21,7 +21,7 @@ impl Spawner {
         let Some(sandbox) = self.table.get_mut(id) else {
             return;
         };
-        if matches!(sandbox.state, State::Dying(_) | State::Reaped(_)) {
+        if matches!(sandbox.state, State::Dying(_) | State::Reaped(..)) {
             return;
         }
         kill(sandbox);
@@ -52,7 +52,7 @@ impl Spawner {
         let Some(sandbox) = self.table.get(id) else {
             return Ok(());
         };
-        if matches!(sandbox.state, State::Reaped(_)) {
+        if matches!(sandbox.state, State::Reaped(..)) {
             return Ok(());
         }
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
@@ -89,7 +89,10 @@ impl Spawner {
                 State::Dying(cause) => cause,
                 _ => by_itself,
             };
-            sandbox.state = State::Reaped(cause);
+            let mut totals = sandbox.cgroup.totals();
+            // Seen, but not counted: the whole sandbox was killed before the kernel had chosen a victim.
+            totals.oom_kills = totals.oom_kills.max(u64::from(sandbox.oom_seen));
+            sandbox.state = State::Reaped(cause, totals);
         }
         Ok(())
     }
@@ -109,17 +112,14 @@ impl Spawner {
     pub(super) fn look_at_the_dying(&mut self) {
         for id in self
             .table
-            .ids_where(|sandbox| matches!(sandbox.state, State::Reaped(_)))
+            .ids_where(|sandbox| matches!(sandbox.state, State::Reaped(..)))
         {
             let Some(sandbox) = self.table.get(id) else {
                 continue;
             };
-            let State::Reaped(cause) = sandbox.state else {
+            let State::Reaped(cause, totals) = sandbox.state else {
                 continue;
             };
-            // Read before the removal takes the file away. Seen, but not counted: the whole sandbox was killed before
-            // the kernel had chosen a victim.
-            let oom_kills = sandbox.cgroup.oom_kills().max(u64::from(sandbox.oom_seen));
             if sandbox.cgroup.remove().is_err() {
                 continue;
             }
@@ -131,7 +131,7 @@ impl Spawner {
                     &Event::Gone {
                         sandbox: id,
                         cause,
-                        oom_kills,
+                        totals,
                     },
                     Vec::new(),
                 );

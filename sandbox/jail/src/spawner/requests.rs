@@ -80,7 +80,7 @@ impl Spawner {
             return EpollTimeout::ZERO;
         }
         let any = |wanted: fn(&Sandbox) -> bool| !self.table.ids_where(wanted).is_empty();
-        if any(|sandbox| matches!(sandbox.state, State::Reaped(_))) {
+        if any(|sandbox| matches!(sandbox.state, State::Reaped(..))) {
             return EpollTimeout::from(RETRY_MS);
         }
         if any(|sandbox| matches!(sandbox.state, State::Starting(_))) {
@@ -168,7 +168,7 @@ impl Spawner {
                 isolation::report(sandbox.pid, sandbox.ids, &sandbox.cgroup)
                     .and_then(|report| isolation::to_memfd(&report))
             }
-            State::Starting(_) | State::Dying(_) | State::Reaped(_) => {
+            State::Starting(_) | State::Dying(_) | State::Reaped(..) => {
                 Err(wrong_state("inspect the sandbox"))
             }
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, time::Instant};
 
 use hearth_protocol::{
     TreeId,
-    spawner::{Cause, RequestId, SandboxId},
+    spawner::{Cause, RequestId, SandboxId, Totals},
 };
 use nix::{sys::eventfd::EventFd, unistd::Pid};
 
@@ -42,8 +42,8 @@ pub(super) enum State {
     Bound(TreeId),
     /// Killed, or dead by itself; PID 1 is not reaped yet.
     Dying(Cause),
-    /// No process is left; cgroups may be.
-    Reaped(Cause),
+    /// No process is left; cgroups may be, and what they counted was read while they were whole.
+    Reaped(Cause, Totals),
 }
 
 /// A sandbox that is not up yet.

@@ -186,7 +186,21 @@ impl World {
     }
 
     pub(crate) fn send_bytes(&self, packet: &[u8]) {
-        send_packet(self.socket.0.as_fd(), packet, &[]);
+        self.send_with(packet, &[]);
+    }
+
+    pub(crate) fn send_with(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) {
+        send_packet(self.socket.0.as_fd(), packet, fds);
+    }
+
+    /// Waits until everything that was sent has been served; what was answered is dropped.
+    pub(crate) fn synchronise(&mut self) {
+        let request = RequestId(u64::MAX);
+        let sandbox = SandboxId(u64::MAX >> 2);
+        self.send(&Request::Renew { request, sandbox });
+        while !matches!(self.answer().0, Event::Failed { request: answered, .. } if answered == request)
+        {
+        }
     }
 
     pub(crate) fn next_request(&mut self) -> RequestId {
@@ -202,10 +216,10 @@ impl World {
                     Event::Gone {
                         sandbox,
                         cause,
-                        oom_kills,
+                        totals,
                     },
                     _,
-                ) => self.gone.push((sandbox, cause, oom_kills)),
+                ) => self.gone.push((sandbox, cause, totals.oom_kills)),
                 other => return other,
             }
         }
@@ -223,10 +237,10 @@ impl World {
                     Event::Gone {
                         sandbox,
                         cause,
-                        oom_kills,
+                        totals,
                     },
                     _,
-                ) => self.gone.push((sandbox, cause, oom_kills)),
+                ) => self.gone.push((sandbox, cause, totals.oom_kills)),
                 (other, _) => panic!("{other:?} instead of Gone"),
             }
         }
