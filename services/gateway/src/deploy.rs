@@ -78,8 +78,8 @@ async fn deploy_uncounted(
             Ok(Deployed::Unchanged(current))
         }
         Ok(_) | Err(_) => match form {
-            Form::Native { .. } => deploy_native(app, manifest, form, package).await,
-            Form::Wasm => deploy_wasm(shard, manifest, form, package).await,
+            Form::Native { base } => deploy_native(app, manifest, base, package).await,
+            Form::Wasm => deploy_wasm(shard, manifest, package).await,
         },
     }
 }
@@ -142,12 +142,9 @@ pub(crate) async fn artifact(
 async fn deploy_native(
     app: &App,
     manifest: Manifest,
-    form: Form,
+    base: SmallName,
     package: Package,
 ) -> Result<Deployed, RequestError> {
-    let Form::Native { base } = &form else {
-        return Err(RequestError::Internal);
-    };
     let files = package
         .files
         .into_iter()
@@ -163,13 +160,13 @@ async fn deploy_native(
         manifest: package.manifest,
         deployed_ms: now_ms(),
     };
+    let form = Form::Native { base };
     commit(app, &mut trees, manifest, &form, stored, None).await
 }
 
 async fn deploy_wasm(
     shard: &Shard,
     manifest: Manifest,
-    form: Form,
     mut package: Package,
 ) -> Result<Deployed, RequestError> {
     let app = &*shard.app;
@@ -198,7 +195,7 @@ async fn deploy_wasm(
         manifest: package.manifest,
         deployed_ms: now_ms(),
     };
-    commit(app, &mut trees, manifest, &form, stored, Some(module)).await
+    commit(app, &mut trees, manifest, &Form::Wasm, stored, Some(module)).await
 }
 
 /// Makes the deploy permanent, then visible.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use hearth_pool::{Kind, LimitHit, Outcome, OutcomeKind, Receipt};
+use hearth_protocol::spawner::Level;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder, core::Collector,
@@ -43,6 +44,7 @@ pub(crate) struct Metrics {
     log_dropped_bytes: IntCounterVec,
     inflight: IntGauge,
     sandboxes: IntGaugeVec,
+    isolation_level: IntGaugeVec,
     connections: IntGauge,
     body_bytes: IntGauge,
     request_errors: IntCounterVec,
@@ -169,6 +171,12 @@ impl Metrics {
                 "Sandboxes by state.",
                 &["kind", "state"],
             )?,
+            isolation_level: gauges(
+                r,
+                "hearth_isolation_level",
+                "1 for the level of isolation that this host gives, by name.",
+                &["level"],
+            )?,
             connections: gauge(r, "hearth_connections", "Open client connections.")?,
             body_bytes: gauge(
                 r,
@@ -264,6 +272,15 @@ impl Metrics {
                 .with_label_values(&[function])
                 .inc_by(receipt.log_dropped_bytes);
         }
+    }
+
+    /// What the spawner says that this host gives.
+    pub(crate) fn isolation(&self, level: Level) {
+        self.isolation_level.reset();
+        let level = match level {
+            Level::Full => "full",
+        };
+        self.isolation_level.with_label_values(&[level]).set(1);
     }
 
     /// A request that was answered with an error of this code.

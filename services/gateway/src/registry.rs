@@ -14,6 +14,14 @@ use serde_json::{Value, json};
 
 use crate::{detect::Form, manifest::Manifest, problem::RequestError};
 
+/// What every native function's environment begins with; a manifest may say otherwise. Without a search path not even
+/// a shell's child finds the tools of its base, and /tmp is the one place that can be written.
+const NATIVE_ENV: [(&str, &str); 3] = [
+    ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+    ("HOME", "/tmp"),
+    ("TMPDIR", "/tmp"),
+];
+
 /// One deployed function.
 #[derive(Debug)]
 pub(crate) struct Function {
@@ -48,7 +56,7 @@ impl Function {
             revision,
             tree,
             program,
-            env: manifest.env,
+            env: environment(form, manifest.env),
             limits: manifest.limits,
             scaling,
         };
@@ -109,6 +117,19 @@ impl Function {
     }
 }
 
+/// The manifest's variables after those that it does not name.
+fn environment(form: &Form, own: Vec<(String, String)>) -> Vec<(String, String)> {
+    let given: &[(&str, &str)] = match form {
+        Form::Native { .. } => &NATIVE_ENV,
+        Form::Wasm => &[],
+    };
+    let lacking = given
+        .iter()
+        .filter(|(name, _)| own.iter().all(|(own_name, _)| own_name != name));
+    let lacking = lacking.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    lacking.chain(own.iter().cloned()).collect()
+}
+
 /// All deployed functions by name.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -157,5 +178,29 @@ impl Registry {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         functions.remove(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_native_function_has_a_search_path_and_a_place_to_write_unless_its_manifest_says_otherwise()
+    {
+        let native = Form::Native {
+            base: SmallName::new("minimal").unwrap(),
+        };
+        let own = vec![("HOME".to_owned(), "/function".to_owned())];
+        let env = environment(&native, own.clone());
+        let value = |name: &str| {
+            env.iter()
+                .filter(|(key, _)| key == name)
+                .map(|(_, value)| value.as_str())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(value("HOME"), ["/function"]);
+        assert_eq!(value("TMPDIR"), ["/tmp"]);
+        assert_eq!(environment(&Form::Wasm, own.clone()), own);
     }
 }

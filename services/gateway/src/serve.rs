@@ -27,7 +27,7 @@ use crate::{
     access::Access,
     admission::Admission,
     app::{App, Shard, Trees},
-    compile, cpu,
+    compile, cpu, deploy,
     edge::Edge,
     metrics::Metrics,
     monitor::{Monitor, MonitorError, Order},
@@ -38,6 +38,10 @@ use crate::{
 
 /// Threads per shard for what blocks: the database and unpacking. More would wait for the same disk.
 const BLOCKING_THREADS_PER_SHARD: usize = 4;
+
+/// How often trees are looked for that can now be removed. A replaced function's sandboxes are gone within its time
+/// limit, and what is left until then costs disk space only.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often a draining server looks whether anything still runs.
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -141,6 +145,7 @@ async fn first_shard(
     let recorder = recorder(config.compiler_tree.clone(), Arc::clone(&metrics), writer);
     let pool = Pool::new(pool_config(&config.limits, shard_configs, recorder));
     let host = pool.attach(config.spawner).await?;
+    metrics.isolation(host.level);
 
     let (drain, draining) = watch::channel(false);
     let app = Arc::new(App {
@@ -167,8 +172,10 @@ async fn first_shard(
         index: 0,
     };
     let begun = tokio::spawn(begin(first, Arc::clone(&monitor)));
+    let swept = tokio::spawn(keep_swept(Arc::clone(&app)));
     let ended = obey(&app, &monitor).await;
     begun.abort();
+    swept.abort();
     if ended.is_ok() {
         drain_all(&app, &drain).await;
     }
@@ -194,13 +201,25 @@ async fn begin(shard: Shard, monitor: Arc<Monitor>) {
     }
 }
 
+/// Removes trees that were still in use when their function was replaced or removed.
+async fn keep_swept(app: Arc<App>) {
+    loop {
+        sleep(SWEEP_INTERVAL).await;
+        let mut trees = app.trees.lock().await;
+        deploy::sweep(&app, &mut trees).await;
+    }
+}
+
 /// Does what the monitor says, until it says to drain.
 async fn obey(app: &Arc<App>, monitor: &Monitor) -> Result<(), GatewayError> {
     loop {
         match monitor.order().await? {
             Order::Drain => return Ok(()),
             Order::Spawner(socket) => match app.pool.attach(socket).await {
-                Ok(host) => app.set_bases(host.bases),
+                Ok(host) => {
+                    app.metrics.isolation(host.level);
+                    app.set_bases(host.bases);
+                }
                 // The monitor starts another when this one ends, too.
                 Err(error) => tracing::error!(%error, "cannot reach the new spawner"),
             },

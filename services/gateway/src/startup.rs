@@ -26,6 +26,12 @@ pub(crate) async fn load(shard: &Shard) -> Result<(), StateError> {
             }
         }
     }
+    let (store, compiler, cpu) = (
+        Arc::clone(&shard.app.store),
+        shard.app.compiler.tree.clone(),
+        shard.app.cpu.clone(),
+    );
+    blocking(move || store.forget_other_artifacts(&compiler, &cpu)).await?;
     let mut trees = shard.app.trees.lock().await;
     sweep(&shard.app, &mut trees).await;
     Ok(())

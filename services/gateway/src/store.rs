@@ -252,6 +252,22 @@ impl Store {
         })
     }
 
+    /// Forgets code that another compiler made, or that is for another machine.
+    pub(crate) fn forget_other_artifacts(
+        &self,
+        compiler: &TreeId,
+        cpu: &TreeId,
+    ) -> Result<(), StateError> {
+        self.change("forget code of another compiler", |change| {
+            let values = params![compiler.as_str(), cpu.as_str()];
+            change.execute(
+                "DELETE FROM artifacts WHERE compiler <> ?1 OR cpu <> ?2",
+                values,
+            )?;
+            Ok(())
+        })
+    }
+
     /// A stored module's bytes.
     pub(crate) fn module(&self, module: &TreeId) -> Result<Vec<u8>, StateError> {
         let sql = "SELECT content FROM modules WHERE sha256 = ?1";

@@ -71,6 +71,7 @@ fn used() -> Metrics {
     metrics.answered_with_error("not_found");
     metrics.deployed(DeployResult::Deployed);
     metrics.receipt_dropped();
+    metrics.isolation(Level::Full);
     metrics
 }
 

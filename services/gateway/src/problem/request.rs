@@ -68,7 +68,7 @@ fn fix(error: &RequestError) -> &'static str {
         }
         E::Forbidden => "Use the key from the data directory's file `key`.",
         E::ForeignHost { .. } => {
-            "Use an IP address or localhost, or have the server allow the name."
+            "Use an IP address or localhost, or allow the name with --allow-host."
         }
         E::UnknownFunction => "`hearth ls` lists the functions.",
         E::UnknownInvocation => {

@@ -103,3 +103,34 @@ fn a_database_of_a_newer_hearth_is_refused_and_left_as_it_is() {
         Err(StateError::Newer { .. })
     ));
 }
+
+#[test]
+fn code_of_another_compiler_or_machine_is_forgotten_and_its_tree_goes_unless_a_function_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let old = ArtifactKey {
+        module: tree("c"),
+        compiler: tree("d"),
+        cpu: tree("e"),
+    };
+    let new = ArtifactKey {
+        compiler: tree("f"),
+        ..old.clone()
+    };
+    store.put_artifact(&old, &tree("1")).unwrap();
+    store
+        .put_function(&wasm("a", tree("c"), tree("1")), Some(b"m"))
+        .unwrap();
+    store
+        .forget_other_artifacts(&new.compiler, &new.cpu)
+        .unwrap();
+    assert_eq!(
+        (store.artifact(&old).unwrap(), store.garbage().unwrap()),
+        (None, vec![])
+    );
+    store.put_artifact(&new, &tree("2")).unwrap();
+    store
+        .set_tree(&SmallName::new("a").unwrap(), &tree("2"))
+        .unwrap();
+    assert_eq!(store.garbage().unwrap(), [tree("1")]);
+}
