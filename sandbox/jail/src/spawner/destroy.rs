@@ -123,10 +123,9 @@ impl Spawner {
             if sandbox.cgroup.remove().is_err() {
                 continue;
             }
-            let Some(sandbox) = self.table.remove(id) else {
-                continue;
-            };
-            if sandbox.announced {
+            let announced = self.table.remove(id).is_some_and(|sandbox| sandbox.announced);
+            // Its descriptors are closed by now as well: nothing is left when `Gone` is read.
+            if announced {
                 self.link.push(
                     &Event::Gone {
                         sandbox: id,

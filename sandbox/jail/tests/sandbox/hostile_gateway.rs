@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The spawner believes nothing: what a gateway must not ask is refused, and what no gateway sends ends the connection.
 
+use std::os::fd::AsFd;
+
 use hearth_protocol::{
-    TreeId,
-    spawner::{Event, Profile, Request, RequestId, SandboxId, SandboxLimits, SkeletonSpec, Worker},
+    TreeId, frame,
+    spawner::{
+        Event, Handover, Profile, Request, RequestId, SandboxId, SandboxLimits, SkeletonSpec,
+        UploadId, Worker,
+    },
 };
 
 use crate::world::{World, is_root, limits, per_call};
@@ -179,5 +184,93 @@ fn a_tree_in_use_cannot_be_removed() {
     world.send(&remove);
     let (answer, _) = world.answer();
     assert!(matches!(answer, Event::TreeRemoved { .. }), "{answer:?}");
+    world.close();
+}
+
+/// Every kind of request, with a sandbox and a tree that exist where one is named.
+fn every_request(sandbox: SandboxId, tree: &TreeId) -> Vec<Request> {
+    let request = RequestId(7);
+    let upload = UploadId(1);
+    let limits = limits();
+    vec![
+        Request::Create {
+            request,
+            spec: per_call("static"),
+        },
+        Request::Bind {
+            request,
+            sandbox,
+            tree: tree.clone(),
+            handover: Handover::Mount,
+            limits,
+        },
+        Request::Bind {
+            request,
+            sandbox,
+            tree: tree.clone(),
+            handover: Handover::OpenFile("f".to_owned()),
+            limits,
+        },
+        Request::Renew { request, sandbox },
+        Request::Inspect { request, sandbox },
+        Request::Destroy { sandbox },
+        Request::TreeBegin { request },
+        Request::TreeChunk {
+            upload,
+            path: "a/b".to_owned(),
+            executable: true,
+            offset: 0,
+            bytes: 16,
+        },
+        Request::TreeCommit { request, upload },
+        Request::TreeAbort { upload },
+        Request::TreeRemove {
+            request,
+            tree: tree.clone(),
+        },
+    ]
+}
+
+#[test]
+fn mutated_requests_with_foreign_descriptors_are_answered_or_ignored_and_the_spawner_lives_on() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::with_sandboxes_max(4);
+    let tree = world.store("f", b"x");
+    let sandbox = world.create();
+    // A pipe that never gives a byte, a directory, the device that gives bytes for ever.
+    let (silent, _writer) = nix::unistd::pipe().unwrap();
+    let directory = std::fs::File::open("/etc").unwrap();
+    let endless = std::fs::File::open("/dev/zero").unwrap();
+    let foreign = [silent.as_fd(), directory.as_fd(), endless.as_fd()];
+    // A fixed seed (Knuth's MMIX generator): a failure comes again.
+    let mut state = 1_u64;
+    let mut random = |below: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    let mut sent = 0;
+    for request in every_request(sandbox.id, &tree) {
+        let mut valid = Vec::new();
+        frame::encode(&request, b"", &mut valid).unwrap();
+        for _ in 0..200 {
+            let mut packet = valid.clone();
+            for _ in 0..=random(2) {
+                let at = 2 + random(packet.len() - 2);
+                packet[at] ^= 1 << random(8);
+            }
+            // What does not decode ends the connection: the test above.
+            if frame::decode_bare::<Request>(&packet).is_err() {
+                continue;
+            }
+            sent += 1;
+            world.send_with(&packet, &foreign[..random(foreign.len() + 1)]);
+            world.synchronise();
+        }
+    }
+    assert!(200 < sent, "only {sent} mutations decoded");
     world.close();
 }
