@@ -106,14 +106,30 @@ fn with_children(cgroup: &Path) -> Result<Vec<PathBuf>, InstanceError> {
     while next < all.len() {
         let parent = all[next].clone();
         next += 1;
-        for entry in fs::read_dir(&parent).map_err(at("list", &parent))? {
-            let entry = entry.map_err(at("list", &parent))?;
+        let Some(entries) = unless_gone(fs::read_dir(&parent)).map_err(at("list", &parent))? else {
+            continue;
+        };
+        for entry in entries {
+            let Some(entry) = unless_gone(entry).map_err(at("list", &parent))? else {
+                break;
+            };
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 all.push(entry.path());
             }
         }
     }
     Ok(all)
+}
+
+/// None where the cgroup is not there any more: the spawner of the killed run may be removing its own at this moment.
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // What a file of a removed cgroup answers that was opened before.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Returns once no process is left; how many there were at first.
@@ -126,13 +142,13 @@ fn kill_all(cgroup: &Path, directories: &[PathBuf]) -> Result<usize, InstanceErr
     let kill_file = cgroup.join("cgroup.kill");
     let at_once = kill_file.exists();
     if at_once {
-        fs::write(&kill_file, "1").map_err(at("write", &kill_file))?;
+        unless_gone(fs::write(&kill_file, "1")).map_err(at("write", &kill_file))?;
     }
     for directory in directories {
         // A fork bomb could outrun one kill after another; without pids it cannot fork. Only one hierarchy has it.
         let limit = directory.join("pids.max");
         if limit.exists() {
-            fs::write(&limit, "0").map_err(at("write", &limit))?;
+            unless_gone(fs::write(&limit, "0")).map_err(at("write", &limit))?;
         }
     }
     loop {
@@ -162,7 +178,8 @@ fn processes(directories: &[PathBuf]) -> Result<Vec<Pid>, InstanceError> {
     let mut all = Vec::new();
     for directory in directories {
         let file = directory.join("cgroup.procs");
-        let text = fs::read_to_string(&file).map_err(at("read", &file))?;
+        let text = unless_gone(fs::read_to_string(&file)).map_err(at("read", &file))?;
+        let text = text.unwrap_or_default();
         // 0 stands for a process of another pid namespace, which cannot be killed by number.
         let pids = text.lines().filter_map(|line| line.parse::<i32>().ok());
         all.extend(pids.filter(|pid| 0 < *pid).map(Pid::from_raw));
