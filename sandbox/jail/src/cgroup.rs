@@ -167,9 +167,8 @@ impl SandboxCgroup {
             fs::read_to_string(directory.join(file)).unwrap_or_default()
         };
         let number = |directory, file| text(directory, file).trim().parse().unwrap_or(0);
-        let counter = |directory, file, name| {
-            files::counter(&text(directory, file), name).unwrap_or(0)
-        };
+        let counter =
+            |directory, file, name| files::counter(&text(directory, file), name).unwrap_or(0);
         match self.layout {
             CgroupLayout::V2 => Totals {
                 oom_kills: counter(&self.memory, "memory.events", "oom_kill"),

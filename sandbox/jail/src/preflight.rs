@@ -57,7 +57,11 @@ pub const CAPABILITIES: [(u32, &str, &str); 12] = [
     ),
     (27, "MKNOD", "the five devices of a sandbox"),
     (18, "SYS_CHROOT", "entering a sandbox's mount namespace"),
-    (25, "SYS_TIME", "the clock offsets of a sandbox's time namespace"),
+    (
+        25,
+        "SYS_TIME",
+        "the clock offsets of a sandbox's time namespace",
+    ),
 ];
 
 /// # Errors

@@ -123,7 +123,10 @@ impl Spawner {
             if sandbox.cgroup.remove().is_err() {
                 continue;
             }
-            let announced = self.table.remove(id).is_some_and(|sandbox| sandbox.announced);
+            let announced = self
+                .table
+                .remove(id)
+                .is_some_and(|sandbox| sandbox.announced);
             // Its descriptors are closed by now as well: nothing is left when `Gone` is read.
             if announced {
                 self.link.push(
