@@ -89,7 +89,7 @@ pub struct SpawnerConfig {
 pub enum Ended {
     /// The gateway closed its socket, or broke the protocol.
     GatewayGone,
-    /// SIGTERM or SIGINT: the monitor's wish, or its death.
+    /// SIGTERM: the monitor's wish, or its death.
     Stopped,
 }
 
@@ -303,13 +303,17 @@ fn end_with_monitor(monitor: u32) -> Result<(), SpawnerError> {
     }
 }
 
+/// SIGTERM is the monitor's. SIGINT and SIGHUP come from a terminal to the whole process group at once: the monitor
+/// hears them, too, and decides when running invocations have had their time.
 fn take_signals() -> Result<SignalFd, SpawnerError> {
-    let mut mask = SigSet::empty();
-    mask.add(Signal::SIGTERM);
-    mask.add(Signal::SIGINT);
-    mask.add(Signal::SIGHUP);
-    mask.thread_block().map_err(at("block signals"))?;
-    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+    let mut blocked = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        blocked.add(signal);
+    }
+    blocked.thread_block().map_err(at("block signals"))?;
+    let mut heard = SigSet::empty();
+    heard.add(Signal::SIGTERM);
+    SignalFd::with_flags(&heard, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(at("make a signalfd"))
 }
 

@@ -154,17 +154,14 @@ impl Cgroups {
         self.hierarchies.layout
     }
 
-    /// Whether writing to `memory.peak` resets it, tried on the instance's own directory.
+    /// Whether writing to `memory.peak` resets it. Tried by writing, on the instance's own directory: before Linux 6.12
+    /// root can open the file for writing, and only the write itself is refused.
     pub(crate) fn peak_resets(&self) -> bool {
         match self.hierarchies.layout {
             CgroupLayout::Hybrid | CgroupLayout::V1 => true,
             CgroupLayout::V2 => {
-                let file = self
-                    .hierarchies
-                    .memory
-                    .join(&self.directory)
-                    .join("memory.peak");
-                fs::OpenOptions::new().write(true).open(file).is_ok()
+                let directory = self.hierarchies.memory.join(&self.directory);
+                fs::write(directory.join("memory.peak"), "reset").is_ok()
             }
         }
     }

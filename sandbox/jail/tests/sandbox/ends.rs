@@ -104,11 +104,12 @@ fn a_stop_signal_removes_every_sandbox() {
     let mut world = World::new();
     let ids = world.ids();
     let _skeleton = world.create();
-    kill(
-        Pid::from_raw(world.spawner.id().try_into().unwrap()),
-        Signal::SIGTERM,
-    )
-    .unwrap();
+    let spawner = Pid::from_raw(world.spawner.id().try_into().unwrap());
+    // Ctrl-C reaches the whole process group: only the monitor may take it for the end.
+    kill(spawner, Signal::SIGINT).unwrap();
+    let survivor = world.create();
+    assert_eq!(survivor.id.0, 2);
+    kill(spawner, Signal::SIGTERM).unwrap();
     assert!(world.spawner.wait().unwrap().success());
     assert_eq!(processes(ids), Vec::<i32>::new());
     assert!(cgroups_named(&format!("hearth-{}", world.data_dir.instance())).is_empty());
