@@ -21,6 +21,9 @@ pub struct PoolConfig {
     pub queue_len_max: u32,
     /// How long one waits at most.
     pub queue_wait_max: Duration,
+    /// Streamed output of all invocations that its callers have not taken yet, in bytes. An invocation that would pass
+    /// it is ended: callers that do not read must not fill the host's memory.
+    pub stream_bytes_max: usize,
     /// Gets every receipt.
     pub recorder: Recorder,
 }
@@ -33,6 +36,7 @@ impl fmt::Debug for PoolConfig {
             .field("sandboxes_max", &self.sandboxes_max)
             .field("queue_len_max", &self.queue_len_max)
             .field("queue_wait_max", &self.queue_wait_max)
+            .field("stream_bytes_max", &self.stream_bytes_max)
             .finish_non_exhaustive()
     }
 }

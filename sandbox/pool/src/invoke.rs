@@ -3,12 +3,17 @@
 
 use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
 
-use tokio::time::sleep_until;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{sleep_until, timeout_at},
+};
 
 use crate::{
     Outcome, Start, ThrottleLimit, native,
-    pool::{InspectError, NO_ROOM, Pool},
+    outcome::RETRY_AFTER_S,
+    pool::{InspectError, Means, NO_ROOM, Pool},
     record::{Record, micros},
+    room::Waited,
     roster::{Claim, Grant, Idle, Place, Roster, Turn},
     sandbox::{Sandbox, StartError},
     wasm,
@@ -17,9 +22,6 @@ use crate::{
 
 /// How often an invocation may meet a sandbox that died before it was told anything. More in a row is no bad luck.
 const BEGIN_TRIES_MAX: u32 = 3;
-
-/// A caller that is refused may come again after this many seconds: long enough for a queue of ordinary calls to clear.
-const RETRY_AFTER_S: u32 = 1;
 
 /// What an invocation runs in.
 enum Seat {
@@ -38,8 +40,8 @@ pub(crate) async fn drive(pool: Arc<Pool>, shard: usize, roster: Arc<Roster>, mu
         };
         record.begin_run(&roster.target);
         let finished = match seat {
-            Seat::Native(idle) => run_native(*idle, &roster, &mut record, tries_left).await,
-            Seat::Wasm(turn) => run_wasm(turn, &roster, &mut record, tries_left).await,
+            Seat::Native(idle) => run_native(&pool, *idle, &roster, &mut record, tries_left).await,
+            Seat::Wasm(turn) => run_wasm(&pool, turn, &roster, &mut record, tries_left).await,
         };
         if let Some(outcome) = finished {
             break outcome;
@@ -95,14 +97,61 @@ async fn queue(
     }
 }
 
+/// Makes a sandbox, or takes one that became free while the host was full.
 async fn make(
     pool: &Pool,
     shard: usize,
     roster: &Arc<Roster>,
     place: Place,
 ) -> Result<(Seat, Start), StartError> {
-    let (sandbox, start) = pool.make(shard, &roster.target).await?;
-    Ok((seat(roster, sandbox, place, shard), start))
+    let target = &roster.target;
+    loop {
+        let means = match pool.means(shard, target) {
+            Some(means) => means,
+            None => match wait_for_room(pool, shard, roster).await? {
+                Room::Own(seat) => return Ok((seat, Start::Warm)),
+                Room::Room(room) => Means::Room(room),
+            },
+        };
+        if let Some((sandbox, start)) = pool.make(means, shard, target).await? {
+            return Ok((seat(roster, sandbox, place, shard), start));
+        }
+    }
+}
+
+/// What a full host came to give.
+enum Room {
+    /// A sandbox of this target that became free.
+    Own(Seat),
+    /// Room for one more.
+    Room(OwnedSemaphorePermit),
+}
+
+/// Gives up an idle sandbox of others for one of this target, as soon as there is one; uses its own where that comes
+/// first.
+async fn wait_for_room(
+    pool: &Pool,
+    shard: usize,
+    roster: &Arc<Roster>,
+) -> Result<Room, StartError> {
+    let deadline = Instant::now() + pool.config.queue_wait_max;
+    loop {
+        match roster.reclaim(shard) {
+            Some(Grant::Idle(idle)) => return Ok(Room::Own(Seat::Native(idle))),
+            Some(Grant::Turn(turn)) => return Ok(Room::Own(Seat::Wasm(turn))),
+            Some(Grant::Place(_)) | None => {}
+        }
+        pool.shed();
+        match timeout_at(deadline.into(), pool.room.wait()).await {
+            Ok(Waited::Room(room)) => return Ok(Room::Room(room)),
+            Ok(Waited::Idle) => {}
+            Err(_elapsed) => {
+                let sandboxes_max = pool.config.sandboxes_max;
+                let message = format!("all {sandboxes_max} sandboxes are in use");
+                return Err(StartError::new(NO_ROOM, message));
+            }
+        }
+    }
 }
 
 fn seat(roster: &Arc<Roster>, sandbox: Sandbox, place: Place, shard: usize) -> Seat {
@@ -137,6 +186,7 @@ pub(crate) fn enter_idle(roster: &Arc<Roster>, sandbox: Sandbox, place: Place, s
 
 /// None where nothing began and another sandbox may be tried.
 async fn run_native(
+    pool: &Pool,
     idle: Idle,
     roster: &Roster,
     record: &mut Record,
@@ -152,12 +202,14 @@ async fn run_native(
     let outcome = record.answer(outcome);
     if let Some(idle) = native::settle(idle, run, &outcome, target, record).await {
         roster.give_back(idle);
+        pool.room.note_idle();
     }
     Some(outcome)
 }
 
 /// None where nothing began and another worker may be tried.
 async fn run_wasm(
+    pool: &Pool,
     mut turn: Turn,
     roster: &Roster,
     record: &mut Record,
@@ -173,6 +225,7 @@ async fn run_wasm(
     let outcome = record.answer(outcome);
     if wasm::is_clean(&outcome) {
         turn.settle_clean();
+        pool.room.note_idle();
     }
     Some(outcome)
 }

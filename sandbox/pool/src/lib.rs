@@ -25,6 +25,7 @@ mod pool;
 mod receipt;
 mod record;
 mod reply;
+mod room;
 mod roster;
 mod sandbox;
 mod stock;

@@ -24,6 +24,7 @@ use tokio::{
 use crate::{
     FailureCause, KillCause, LimitHit, Outcome, Residue, Target, Usage, UsageSource,
     channel::ChannelError,
+    outcome::RETRY_AFTER_S,
     output::Pushed,
     record::{Record, micros},
     roster::Idle,
@@ -54,6 +55,9 @@ const EVENT_BYTES_MAX: usize = 1024;
 /// One read from a pipe: its default capacity (pipe(7)). In bytes.
 const READ_BYTES: usize = 64 * 1024;
 
+/// The most that a pipe holds without a privilege (`fs.pipe-max-size`, pipe(7)). In bytes.
+const PIPE_BYTES_MAX: usize = 1024 * 1024;
+
 /// How a run ended, before it is judged.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -64,12 +68,25 @@ pub(crate) enum Ended {
     },
     TimedOut,
     TooLarge,
+    Untaken,
     BadHead(String),
     Cancelled,
     /// Init is gone.
     Lost,
     /// Init was gone before it was told anything: another sandbox may take the invocation.
     NotBegun,
+}
+
+impl Ended {
+    /// How a run ends for what it wrote; none where it may go on.
+    fn of_output(pushed: Pushed) -> Option<Self> {
+        match pushed {
+            Pushed::Fine => None,
+            Pushed::TooLarge => Some(Self::TooLarge),
+            Pushed::Untaken => Some(Self::Untaken),
+            Pushed::BadHead(problem) => Some(Self::BadHead(problem)),
+        }
+    }
 }
 
 /// What a run leaves behind.
@@ -182,18 +199,15 @@ impl Watch<'_> {
                     let event = event.map(|received| received.message);
                     if let Some(ended) = self.take(event) { return ended }
                 }
-                () = sleep_until(limit.into()) => {
-                    return self.exited.map_or(Ended::TimedOut, |(status, _)| Ended::Exited(status));
-                }
+                () = sleep_until(limit.into()) => return match self.exited {
+                    Some((status, _)) => self.take_what_is_left(status, record),
+                    None => Ended::TimedOut,
+                },
                 () = record.output.closed() => return Ended::Cancelled,
                 _ = readable(self.stdout.as_ref()) => {
                     let mut pushed = Pushed::Fine;
                     if !read_now(&mut self.stdout, |bytes| pushed = record.push_output(bytes)) { continue }
-                    match pushed {
-                        Pushed::Fine => {}
-                        Pushed::TooLarge => return Ended::TooLarge,
-                        Pushed::BadHead(problem) => return Ended::BadHead(problem),
-                    }
+                    if let Some(ended) = Ended::of_output(pushed) { return ended }
                 }
                 _ = readable(self.stderr.as_ref()) => {
                     read_now(&mut self.stderr, |bytes| record.log.push(bytes));
@@ -201,6 +215,19 @@ impl Watch<'_> {
                 () = write_more(&mut self.feed) => {}
             }
         }
+    }
+
+    /// What the main process wrote is in the pipes when its exit is announced. If this thread was held up, the drain
+    /// limit may have passed before the runtime learnt that they can be read: so they are read past it, directly.
+    fn take_what_is_left(&mut self, status: ExitStatus, record: &mut Record) -> Ended {
+        let mut pushed = Pushed::Fine;
+        drain(self.stdout.as_ref(), |bytes| {
+            if pushed == Pushed::Fine {
+                pushed = record.push_output(bytes);
+            }
+        });
+        drain(self.stderr.as_ref(), |bytes| record.log.push(bytes));
+        Ended::of_output(pushed).unwrap_or(Ended::Exited(status))
     }
 
     fn take(&mut self, event: Result<Event, ChannelError>) -> Option<Ended> {
@@ -247,6 +274,9 @@ pub(crate) async fn judge(ended: Ended, idle: &Idle, target: &Target, record: &R
         Ended::TooLarge => Outcome::ResponseTooLarge {
             limit_bytes: target.limits.response_bytes,
             seen_bytes: record.output.seen_bytes(),
+        },
+        Ended::Untaken => Outcome::Overloaded {
+            retry_after_s: RETRY_AFTER_S,
         },
         Ended::Cancelled => Outcome::Cancelled,
         Ended::BadHead(problem) => failed(FailureCause::BadOutput { problem }),
@@ -465,6 +495,20 @@ async fn readable(pipe: Option<&pipe::Receiver>) {
         // An error shows in the read that follows.
         Some(pipe) => drop(pipe.readable().await),
         None => std::future::pending().await,
+    }
+}
+
+/// Reads what lies in a pipe, without asking the runtime whether there is anything. A descendant that the kernel has not
+/// killed yet may go on writing, so the number of reads is bounded by what a pipe can hold.
+fn drain(pipe: Option<&pipe::Receiver>, mut take: impl FnMut(&[u8])) {
+    let Some(pipe) = pipe else { return };
+    let mut buffer = vec![0; READ_BYTES];
+    for _ in 0..PIPE_BYTES_MAX / READ_BYTES {
+        match nix::unistd::read(pipe, &mut buffer) {
+            Ok(length) if 0 < length => take(&buffer[..length]),
+            Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) | Err(_) => return,
+        }
     }
 }
 

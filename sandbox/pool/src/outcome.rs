@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// A caller that is refused may come again after this many seconds: long enough for a queue of ordinary calls to clear.
+pub(crate) const RETRY_AFTER_S: u32 = 1;
+
 /// What became of an invocation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]

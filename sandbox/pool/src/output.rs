@@ -2,13 +2,15 @@
 //! A function's stdout on its way to the caller: held back until the function has ended, streamed beyond
 //! [`HOLD_BYTES`]. Also where a caller that went away is noticed.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
     Facts, HeadCheck, Outcome, Reply,
     outcome::FailureCause,
-    reply::{HOLD_BYTES, OutputStream},
+    reply::{HOLD_BYTES, OutputStream, Piece},
 };
 
 /// A function's stdout on its way to the caller.
@@ -18,6 +20,8 @@ pub(crate) struct Output {
     check: Option<HeadCheck>,
     seen_bytes: u64,
     limit_bytes: u64,
+    /// Counts the bytes that wait for callers.
+    waiting: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -27,7 +31,7 @@ enum Way {
         reply: oneshot::Sender<Reply>,
     },
     Streaming {
-        pieces: mpsc::UnboundedSender<Result<Bytes, Outcome>>,
+        pieces: mpsc::UnboundedSender<Piece>,
     },
     /// The reply is given, or nobody waits for it.
     Done,
@@ -40,6 +44,8 @@ pub(crate) enum Pushed {
     Fine,
     /// The limit is passed: the invocation must end.
     TooLarge,
+    /// Too much waits for callers that do not take it: the invocation must end.
+    Untaken,
     /// The first output is not what the contract demands: the invocation must end.
     BadHead(String),
 }
@@ -49,6 +55,7 @@ impl Output {
         reply: oneshot::Sender<Reply>,
         check: Option<HeadCheck>,
         limit_bytes: u64,
+        waiting: Arc<Semaphore>,
     ) -> Self {
         Self {
             way: Way::Held {
@@ -58,6 +65,7 @@ impl Output {
             check,
             seen_bytes: 0,
             limit_bytes,
+            waiting,
         }
     }
 
@@ -82,8 +90,11 @@ impl Output {
                 }
             }
             Way::Streaming { pieces } => {
-                // A closed channel is the caller gone; `closed` tells the run loop.
-                drop(pieces.send(Ok(Bytes::copy_from_slice(bytes))));
+                match counted(&self.waiting, Bytes::copy_from_slice(bytes)) {
+                    // A closed channel is the caller gone; `closed` tells the run loop.
+                    Some(piece) => drop(pieces.send(piece)),
+                    None => return Pushed::Untaken,
+                }
                 Pushed::Fine
             }
             Way::Done => Pushed::Fine,
@@ -130,8 +141,14 @@ impl Output {
             self.way = Way::Held { held, reply };
             return Pushed::BadHead(problem);
         }
+        let held = held.freeze();
+        let Some(piece) = counted(&self.waiting, held.clone()) else {
+            let held = held.into();
+            self.way = Way::Held { held, reply };
+            return Pushed::Untaken;
+        };
         let (pieces, receiver) = mpsc::unbounded_channel();
-        drop(pieces.send(Ok(held.freeze())));
+        drop(pieces.send(piece));
         drop(reply.send(Reply::Streaming {
             facts,
             output: OutputStream::new(receiver),
@@ -154,10 +171,21 @@ impl Output {
     }
 }
 
+/// A piece that counts until its caller takes it; none where too much waits already.
+fn counted(waiting: &Arc<Semaphore>, bytes: Bytes) -> Option<Piece> {
+    let size = u32::try_from(bytes.len()).ok()?;
+    let permit = Arc::clone(waiting).try_acquire_many_owned(size).ok()?;
+    Some(Ok((bytes, permit)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Phases;
+
+    fn room() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(1 << 20))
+    }
 
     const FACTS: Facts = Facts {
         start: None,
@@ -172,7 +200,7 @@ mod tests {
     #[tokio::test]
     async fn output_is_held_until_the_end_so_that_a_failure_can_change_the_status() {
         let (reply, answer) = oneshot::channel();
-        let mut output = Output::new(reply, None, 1024);
+        let mut output = Output::new(reply, None, 1024, room());
         assert_eq!(output.push(b"partial", || FACTS), Pushed::Fine);
         output.finish(Outcome::SandboxLost, FACTS);
         assert!(matches!(
@@ -187,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn output_beyond_the_hold_streams_and_a_later_failure_is_its_last_item() {
         let (reply, answer) = oneshot::channel();
-        let mut output = Output::new(reply, None, u64::MAX);
+        let mut output = Output::new(reply, None, u64::MAX, room());
         let big = vec![7; HOLD_BYTES + 1];
         assert_eq!(output.push(&big, || FACTS), Pushed::Fine);
         output.finish(Outcome::SandboxLost, FACTS);
@@ -207,7 +235,7 @@ mod tests {
     #[tokio::test]
     async fn one_byte_over_the_limit_is_too_large() {
         let (reply, _answer) = oneshot::channel();
-        let mut output = Output::new(reply, None, 4);
+        let mut output = Output::new(reply, None, 4, room());
         assert_eq!(output.push(b"1234", || FACTS), Pushed::Fine);
         assert_eq!(output.push(b"5", || FACTS), Pushed::TooLarge);
     }
@@ -215,12 +243,12 @@ mod tests {
     #[tokio::test]
     async fn a_caller_that_went_away_is_noticed_while_held_and_while_streaming() {
         let (reply, answer) = oneshot::channel();
-        let mut output = Output::new(reply, None, u64::MAX);
+        let mut output = Output::new(reply, None, u64::MAX, room());
         drop(answer);
         output.closed().await;
 
         let (reply, answer) = oneshot::channel();
-        let mut output = Output::new(reply, None, u64::MAX);
+        let mut output = Output::new(reply, None, u64::MAX, room());
         output.push(&vec![7; HOLD_BYTES + 1], || FACTS);
         drop(answer.await);
         output.closed().await;
@@ -229,7 +257,7 @@ mod tests {
     #[tokio::test]
     async fn a_success_with_output_that_the_contract_forbids_is_a_failure() {
         let (reply, answer) = oneshot::channel();
-        let mut output = Output::new(reply, Some(|_| Err("no header".into())), 1024);
+        let mut output = Output::new(reply, Some(|_| Err("no header".into())), 1024, room());
         output.push(b"x", || FACTS);
         output.finish(Outcome::Ok, FACTS);
         let Ok(Reply::Whole {
@@ -239,5 +267,29 @@ mod tests {
         else {
             panic!()
         };
+    }
+
+    #[tokio::test]
+    async fn output_that_callers_do_not_take_is_bounded_for_all_invocations_together() {
+        let waiting = Arc::new(Semaphore::new(HOLD_BYTES + 1));
+        let piece = vec![7; HOLD_BYTES + 1];
+        let (reply, answer) = oneshot::channel();
+        let mut first = Output::new(reply, None, u64::MAX, Arc::clone(&waiting));
+        assert_eq!(first.push(&piece, || FACTS), Pushed::Fine);
+        assert_eq!(first.push(b"more", || FACTS), Pushed::Untaken);
+
+        let (reply, _answer) = oneshot::channel();
+        let mut second = Output::new(reply, None, u64::MAX, Arc::clone(&waiting));
+        assert_eq!(second.push(&piece, || FACTS), Pushed::Untaken);
+
+        let Ok(Reply::Streaming { mut output, .. }) = answer.await else {
+            panic!("not streaming")
+        };
+        assert!(
+            std::future::poll_fn(|cx| output.poll_next(cx))
+                .await
+                .is_some()
+        );
+        assert_eq!(first.push(b"more", || FACTS), Pushed::Fine);
     }
 }

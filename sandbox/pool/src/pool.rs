@@ -20,6 +20,7 @@ use crate::{
     invoke::drive,
     link::{Link, LinkError},
     record::Record,
+    room::Room,
     roster::{Place, Roster},
     sandbox::{Sandbox, StartError, skeleton_spec},
     stock::Stock,
@@ -39,7 +40,9 @@ const REPORT_BYTES_MAX: u64 = 1024 * 1024;
 pub struct Pool {
     pub(crate) config: PoolConfig,
     link: watch::Sender<Option<Arc<Link>>>,
-    room: Arc<Semaphore>,
+    pub(crate) room: Room,
+    /// Bytes of streamed output that callers have not taken.
+    untaken: Arc<Semaphore>,
     stock: Stock,
     rosters: Mutex<HashMap<usize, Arc<Roster>>>,
     /// Targets that are retired while somebody may still invoke them.
@@ -96,7 +99,8 @@ impl Pool {
     #[must_use]
     pub fn new(config: PoolConfig) -> Arc<Self> {
         let pool = Arc::new(Self {
-            room: Arc::new(Semaphore::new(config.sandboxes_max as usize)),
+            room: Room::new(config.sandboxes_max as usize),
+            untaken: Arc::new(Semaphore::new(config.stream_bytes_max)),
             config,
             link: watch::Sender::new(None),
             stock: Stock::default(),
@@ -151,7 +155,7 @@ impl Pool {
     /// sandbox. The recorder gets the receipt when the sandbox is clean again or destroyed.
     pub async fn invoke(self: &Arc<Self>, shard: usize, target: &Arc<Target>, call: Call) -> Reply {
         let (sender, reply) = oneshot::channel();
-        let record = Record::new(call, target, sender);
+        let record = Record::new(call, target, sender, Arc::clone(&self.untaken));
         let facts = record.facts();
         // In a task of its own: what follows the answer must not depend on the caller's patience.
         tokio::spawn(drive(Arc::clone(self), shard, self.roster(target), record));
@@ -246,49 +250,48 @@ impl Pool {
         }
     }
 
-    /// A sandbox of this target on this shard: a ready skeleton bound, else one made and bound.
+    /// What a sandbox of this target on this shard can be made from right now.
+    pub(crate) fn means(&self, shard: usize, target: &Target) -> Option<Means> {
+        let skeleton = self.stock.take(&skeleton_spec(target, self.core(shard)));
+        match skeleton {
+            Some(skeleton) => {
+                self.lacking.notify_one();
+                Some(Means::Skeleton(skeleton))
+            }
+            None => self.room.take().map(Means::Room),
+        }
+    }
+
+    /// Makes a sandbox of this target on this shard. None where the skeleton had died in stock, which is nobody's
+    /// failure.
     pub(crate) async fn make(
         &self,
+        means: Means,
         shard: usize,
         target: &Target,
-    ) -> Result<(Sandbox, Start), StartError> {
-        let core = self.config.shards.get(shard).and_then(|shard| shard.core);
-        let spec = skeleton_spec(target, core);
-        while let Some(skeleton) = self.stock.take(&spec) {
-            self.lacking.notify_one();
-            match skeleton.bind(target, core).await {
-                Ok(()) => return Ok((skeleton, Start::Bound)),
-                // A skeleton that died in stock is nobody's failure; a living one that does not bind is.
-                Err(_) if skeleton.death.is_seen() => {}
-                Err(error) => return Err(error),
+    ) -> Result<Option<(Sandbox, Start)>, StartError> {
+        let core = self.core(shard);
+        let (sandbox, start) = match means {
+            Means::Skeleton(skeleton) => (skeleton, Start::Bound),
+            Means::Room(room) => {
+                let spec = skeleton_spec(target, core);
+                let sandbox = Sandbox::create(&self.link().await?, &spec, room).await?;
+                (sandbox, Start::Created)
             }
+        };
+        match sandbox.bind(target, core).await {
+            Ok(()) => Ok(Some((sandbox, start))),
+            Err(_) if start == Start::Bound && sandbox.death.is_seen() => Ok(None),
+            Err(error) => Err(error),
         }
-        let room = self.room().await?;
-        let sandbox = Sandbox::create(&self.link().await?, &spec, room).await?;
-        sandbox.bind(target, core).await?;
-        Ok((sandbox, Start::Created))
     }
 
-    /// The right to one more sandbox on this host, if need be in place of the one that has been idle for longest.
-    async fn room(&self) -> Result<OwnedSemaphorePermit, StartError> {
-        if let Ok(room) = Arc::clone(&self.room).try_acquire_owned() {
-            return Ok(room);
-        }
-        self.shed();
-        let room = timeout(
-            self.config.queue_wait_max,
-            Arc::clone(&self.room).acquire_owned(),
-        )
-        .await;
-        room.ok().and_then(Result::ok).ok_or_else(|| {
-            StartError::new(
-                NO_ROOM,
-                format!("all {} sandboxes are in use", self.config.sandboxes_max),
-            )
-        })
+    fn core(&self, shard: usize) -> Option<u16> {
+        self.config.shards.get(shard).and_then(|shard| shard.core)
     }
 
-    fn shed(&self) {
+    /// Gives up the sandbox that has been idle for longest, else a skeleton.
+    pub(crate) fn shed(&self) {
         let oldest = {
             let rosters = self.rosters();
             let dated = rosters
@@ -348,6 +351,15 @@ impl Pool {
     }
 }
 
+/// What a sandbox can be made from.
+#[derive(Debug)]
+pub(crate) enum Means {
+    /// A ready skeleton.
+    Skeleton(Sandbox),
+    /// The right to one more sandbox on this host.
+    Room(OwnedSemaphorePermit),
+}
+
 /// The step of a [`StartError`] that means the host is full.
 pub(crate) const NO_ROOM: &str = "room";
 
@@ -377,12 +389,17 @@ async fn keep_stocked(pool: Arc<Pool>) {
 /// Makes what is lacking most; none where nothing is.
 async fn make_one(pool: &Arc<Pool>) -> Option<Result<(), StartError>> {
     if let Some((roster, place)) = pool.lacking_minimum() {
-        let made = pool.make(0, &roster.target).await;
-        return Some(
-            made.map(|(sandbox, _)| crate::invoke::enter_idle(&roster, sandbox, place, 0)),
-        );
+        // Where the host is full, the minimum waits until something ends.
+        let means = pool.means(0, &roster.target)?;
+        let made = pool.make(means, 0, &roster.target).await;
+        roster.note_minimum(made.as_ref().map(|_| ()));
+        return Some(made.map(|made| {
+            if let Some((sandbox, _)) = made {
+                crate::invoke::enter_idle(&roster, sandbox, place, 0);
+            }
+        }));
     }
-    let room = Arc::clone(&pool.room).try_acquire_owned().ok()?;
+    let room = pool.room.take()?;
     let spec = pool.stock.begin_making(pool.config.skeletons_per_shard)?;
     let made = match pool.link().await {
         Ok(link) => Sandbox::create(&link, &spec, room).await,
@@ -401,5 +418,7 @@ async fn keep_pruned(pool: Arc<Pool>) {
     loop {
         ticks.tick().await;
         pool.prune();
+        // A minimum that could not be made is tried again; where nothing is lacking this costs a look.
+        pool.lacking.notify_one();
     }
 }

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is being found out about one invocation: becomes its receipt.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
     Call, Facts, InvocationId, LimitHit, Outcome, Phases, Receipt, Reply, Residue, Start, Target,
@@ -30,7 +33,12 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn new(call: Call, target: &Target, reply: oneshot::Sender<Reply>) -> Self {
+    pub(crate) fn new(
+        call: Call,
+        target: &Target,
+        reply: oneshot::Sender<Reply>,
+        waiting: Arc<Semaphore>,
+    ) -> Self {
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -43,7 +51,7 @@ impl Record {
             start: None,
             phases: Phases::default(),
             run_began: call.received,
-            output: Output::new(reply, call.check, target.limits.response_bytes),
+            output: Output::new(reply, call.check, target.limits.response_bytes, waiting),
             log: LogCollector::new(call.received, target.limits.log_bytes),
             usage: None,
             limits_hit: Vec::new(),

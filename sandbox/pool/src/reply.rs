@@ -4,7 +4,7 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{Outcome, Phases, Start};
 
@@ -42,20 +42,26 @@ pub enum Reply {
     },
 }
 
-/// The output of an invocation that is still running. Memory is bounded by the function's response limit, because the
-/// sandbox is always read: a slow caller never holds a function up.
+/// A piece of streamed output, counted against the pool's limit until its caller takes it; or the failure that ends it.
+pub(crate) type Piece = Result<(Bytes, OwnedSemaphorePermit), Outcome>;
+
+/// The output of an invocation that is still running. The sandbox is always read, so that a slow caller never holds a
+/// function up; what waits for the caller is bounded by the function's response limit and by the pool's limit for all.
 #[derive(Debug)]
 pub struct OutputStream {
-    pieces: mpsc::UnboundedReceiver<Result<Bytes, Outcome>>,
+    pieces: mpsc::UnboundedReceiver<Piece>,
 }
 
 impl OutputStream {
-    pub(crate) fn new(pieces: mpsc::UnboundedReceiver<Result<Bytes, Outcome>>) -> Self {
+    pub(crate) fn new(pieces: mpsc::UnboundedReceiver<Piece>) -> Self {
         Self { pieces }
     }
 
     /// The next piece: an `Err` is the outcome of a function that failed after its answer had begun, and the last item.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Outcome>>> {
-        self.pieces.poll_recv(cx)
+        // The permit ends here: from now on the bytes are the caller's.
+        self.pieces
+            .poll_recv(cx)
+            .map(|piece| piece.map(|piece| piece.map(|(bytes, _permit)| bytes)))
     }
 }

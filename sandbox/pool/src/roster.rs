@@ -14,7 +14,18 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::{Target, gauges::Counters, sandbox::Sandbox, worker::Worker};
+use crate::{
+    Target,
+    gauges::Counters,
+    sandbox::{Sandbox, StartError},
+    worker::Worker,
+};
+
+/// How long a target whose sandbox could not be made ahead of need waits for the next try, doubling each time.
+const MINIMUM_BACKOFF: Duration = Duration::from_secs(1);
+
+/// The longest such wait: what is wrong may have been put right outside.
+const MINIMUM_BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 /// One target's sandboxes and queue.
 #[derive(Debug)]
@@ -35,6 +46,9 @@ struct State {
     making: u32,
     waiting: VecDeque<oneshot::Sender<Grant>>,
     retired: bool,
+    /// Failures in a row to make a sandbox of the minimum, and when the next try may be.
+    failures: u32,
+    not_before: Option<Instant>,
 }
 
 /// The right to have one sandbox of a target.
@@ -178,6 +192,20 @@ impl Roster {
         Claim::Wait(receiver)
     }
 
+    /// A sandbox of this target that is free, for an invocation that has a place but no room for another.
+    pub(crate) fn reclaim(self: &Arc<Self>, shard: usize) -> Option<Grant> {
+        let mut state = self.state();
+        let (idle, dead) = state.take_idle(shard);
+        let worker = match idle {
+            Some(_) => None,
+            None => state.free_worker(shard, Growth::Full),
+        };
+        drop(state);
+        drop(dead);
+        let turn = worker.map(|worker| Grant::Turn(self.turn(worker)));
+        idle.map(|idle| Grant::Idle(Box::new(idle))).or(turn)
+    }
+
     /// Takes back a clean sandbox: for the first that waits, else to be idle.
     pub(crate) fn give_back(&self, idle: Idle) {
         let mut grant = Grant::Idle(Box::new(idle));
@@ -280,7 +308,21 @@ impl Roster {
             .scaling
             .warm_min
             .min(self.target.scaling.instances_max);
-        (!state.retired && state.instances < wanted).then(|| self.place(&mut state))
+        let may_try = state.not_before.is_none_or(|at| at <= Instant::now());
+        (!state.retired && may_try && state.instances < wanted).then(|| self.place(&mut state))
+    }
+
+    /// Tells how making a sandbox of the minimum went: a function that cannot start is tried ever more rarely.
+    pub(crate) fn note_minimum(&self, made: Result<(), &StartError>) {
+        let mut state = self.state();
+        match made {
+            Ok(()) => (state.failures, state.not_before) = (0, None),
+            Err(_) => {
+                let wait = MINIMUM_BACKOFF * 2_u32.saturating_pow(state.failures);
+                state.failures = state.failures.saturating_add(1);
+                state.not_before = Some(Instant::now() + wait.min(MINIMUM_BACKOFF_MAX));
+            }
+        }
     }
 
     fn place(self: &Arc<Self>, state: &mut State) -> Place {

@@ -15,6 +15,7 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::{
     FailureCause, KillCause, LimitHit, Outcome, Target, Usage, UsageSource,
+    outcome::RETRY_AFTER_S,
     output::Pushed,
     record::{Record, millis},
     worker::{CallEnd, CallEvent, Worker},
@@ -37,6 +38,7 @@ const DEATH_WAIT_MAX: Duration = Duration::from_secs(1);
 pub(crate) enum Ended {
     Done(Ending, WorkerUsage),
     TooLarge,
+    Untaken,
     BadHead(String),
     Cancelled,
     /// The worker did not keep the time limit.
@@ -95,11 +97,13 @@ async fn run_to_end(worker: &Arc<Worker>, target: &Target, record: &mut Record) 
                     Some(CallEvent::Output(Stream::Stdout, bytes)) => match record.push_output(&bytes) {
                         Pushed::Fine => {}
                         Pushed::TooLarge => break Ended::TooLarge,
+                        Pushed::Untaken => break Ended::Untaken,
                         Pushed::BadHead(problem) => break Ended::BadHead(problem),
                     },
                     Some(CallEvent::Done { ending, usage, rest }) => match record.push_output(&rest) {
                         Pushed::Fine => return Ended::Done(ending, usage),
                         Pushed::TooLarge => return Ended::TooLarge,
+                        Pushed::Untaken => return Ended::Untaken,
                         Pushed::BadHead(problem) => return Ended::BadHead(problem),
                     },
                 },
@@ -169,6 +173,11 @@ pub(crate) async fn judge(
         Ended::Done(ending, usage) => (ending, usage),
         Ended::TooLarge => return too_large,
         Ended::BadHead(problem) => return failed(FailureCause::BadOutput { problem }, record),
+        Ended::Untaken => {
+            return Outcome::Overloaded {
+                retry_after_s: RETRY_AFTER_S,
+            };
+        }
         Ended::Cancelled => return Outcome::Cancelled,
         Ended::Stuck => return timed_out,
         Ended::Lost | Ended::NotBegun => return lost(worker, target, record).await,

@@ -346,6 +346,7 @@ fn pool_config(limits: &GatewayLimits, shards: Vec<ShardConfig>, recorder: Recor
         sandboxes_max: limits.sandboxes_max,
         queue_len_max: limits.queue_len_max,
         queue_wait_max: limits.queue_wait_max,
+        stream_bytes_max: limits.stream_bytes_max as usize,
         recorder,
     }
 }
