@@ -110,27 +110,33 @@ async fn discard(mut body: Body) {
     }
 }
 
-/// Pieces of a body. One alone, as small bodies are, is not copied.
+/// Pieces of a body. One alone, as small bodies are, is not copied; more are copied together as they come, because a
+/// piece of one byte may hold the whole buffer that it was read into, and a client chooses how small its pieces are.
 #[derive(Default)]
 struct Pieces {
-    all: Vec<Bytes>,
+    first: Bytes,
+    whole: BytesMut,
     len: u64,
 }
 
 impl Pieces {
     fn push(&mut self, piece: Bytes) {
+        if self.len == 0 {
+            self.len = piece.len() as u64;
+            self.first = piece;
+            return;
+        }
         self.len += piece.len() as u64;
-        self.all.push(piece);
+        if self.whole.is_empty() {
+            self.whole.extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.whole.extend_from_slice(&piece);
     }
 
-    fn join(mut self) -> Bytes {
-        if self.all.len() <= 1 {
-            return self.all.pop().unwrap_or_default();
+    fn join(self) -> Bytes {
+        if self.whole.is_empty() {
+            return self.first;
         }
-        let mut whole = BytesMut::with_capacity(self.all.iter().map(Bytes::len).sum());
-        self.all
-            .iter()
-            .for_each(|piece| whole.extend_from_slice(piece));
-        whole.freeze()
+        self.whole.freeze()
     }
 }
