@@ -54,6 +54,9 @@ pub struct GatewayLimits {
     pub inflight_max: u32,
     /// Bytes of request bodies and archives held in memory at once; beyond it 503 `overloaded`.
     pub body_bytes_max: u32,
+    /// Bytes of streamed answers that functions have written and clients have not taken yet; an invocation that would
+    /// pass it is ended.
+    pub stream_bytes_max: u32,
     /// The largest archive that can be deployed.
     pub archive_bytes_max: u32,
     /// Deploys at once; others wait.
@@ -86,6 +89,8 @@ impl Default for GatewayLimits {
             inflight_max: 1024,
             // Forty bodies of the default request limit (6 MiB) at once.
             body_bytes_max: 256 * 1024 * 1024,
+            // As for bodies: forty answers of the default response limit that nobody reads.
+            stream_bytes_max: 256 * 1024 * 1024,
             // A Python component with its runtime has 18 MiB.
             archive_bytes_max: 64 * 1024 * 1024,
             deploys_max: 2,
