@@ -3,106 +3,19 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
-use crate::http::{Answer, Connection};
+use crate::http::Connection;
 use crate::instance::Instance;
-use crate::package::{Kind, Package};
+use crate::package::Kind;
+use crate::victim::{TIGHT, Victim, limits_hit};
 use crate::{turn, world};
 
 const MIB: u64 = 1 << 20;
-
-/// The limits of most tests here: small, so that each is soon reached.
-const TIGHT: &str = "\
-[limits]
-memory = \"64MiB\"
-pids = 16
-timeout = \"1s\"
-scratch = \"4MiB\"
-request = \"64KiB\"
-response = \"256KiB\"
-log = \"32KiB\"
-[scaling]
-max_instances = 4";
 
 /// Time limit of [`TIGHT`].
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the platform may add to a time limit before the caller has the answer, on a machine whose cores are busy.
 const LATE_MAX: Duration = Duration::from_millis(500);
-
-/// How many invocations must succeed after an attack.
-const AFTERWARDS: usize = 20;
-
-/// A deployed hostile program.
-struct Victim {
-    instance: &'static Instance,
-    name: String,
-}
-
-impl Victim {
-    fn new(test: &str, kind: Kind, manifest: &str) -> Self {
-        let instance = Instance::of_all();
-        let name = format!("{test}-{}", kind.as_str());
-        instance.deploy(&Package::hostile(&name, kind, manifest));
-        let victim = Self { instance, name };
-        victim.behaves();
-        victim
-    }
-
-    /// One invocation in this mode.
-    fn attack(&self, mode: &str) -> Answer {
-        self.instance
-            .invoke(&self.name, format!("{mode}\n").as_bytes())
-    }
-
-    fn receipt(&self, answer: &Answer) -> Value {
-        self.instance.receipt(answer.invocation())
-    }
-
-    /// A failure: status, code, the receipt's outcome, and the problem document.
-    fn fails(&self, mode: &str, status: u16, code: &str) -> (Value, Value) {
-        let answer = self.attack(mode);
-        let problem = answer.problem(status, code);
-        let receipt = self.receipt(&answer);
-        assert_eq!(receipt["outcome"], code, "{mode}: {receipt}");
-        assert_eq!(problem["evidence"]["outcome"], code, "{mode}: {problem}");
-        assert_eq!(problem["invocation"], answer.invocation(), "{mode}");
-        (problem, receipt)
-    }
-
-    /// A success, in spite of the limits that were hit.
-    fn succeeds(&self, mode: &str) -> (String, Value) {
-        let answer = self.attack(mode).expect(200);
-        let receipt = self.receipt(&answer);
-        assert_eq!(receipt["outcome"], "ok", "{mode}: {receipt}");
-        (answer.text(), receipt)
-    }
-
-    fn behaves(&self) {
-        assert_eq!(
-            self.attack("print all is well").expect(200).text(),
-            "all is well\n",
-            "{}",
-            self.name
-        );
-    }
-
-    /// The next invocations are as if nothing had happened, and nothing is left on the host.
-    fn recovers(&self) {
-        for _ in 0..AFTERWARDS {
-            self.behaves();
-        }
-        self.instance.assert_clean();
-    }
-}
-
-fn limits_hit(receipt: &Value) -> Vec<&str> {
-    let hit = receipt["limits_hit"]
-        .as_array()
-        .unwrap_or_else(|| panic!("{receipt}"));
-    hit.iter().filter_map(Value::as_str).collect()
-}
 
 #[test]
 fn memory_beyond_the_limit_ends_the_function_with_oom_and_the_peak_as_evidence() {
@@ -204,12 +117,18 @@ fn scratch_is_limited_in_bytes_and_in_files_and_the_next_invocation_finds_it_emp
         let (text, receipt) = victim.succeeds(mode);
         assert!(text.contains("No space left on device"), "{text}");
         assert_eq!(limits_hit(&receipt), ["scratch"], "{mode}: {receipt}");
-        assert_eq!(receipt["residue"]["none"], true, "{receipt}");
-        // A second one in the same warm sandbox gets as far as the first.
+        // The kernel may be slow to give up a thousand inodes: such a sandbox is not used again. Either way a second
+        // one gets as far as the first.
+        let start = if receipt["residue"]["none"] == true {
+            "warm"
+        } else {
+            "bound"
+        };
         let answer = victim.attack(mode).expect(200);
         assert_eq!(
             (answer.header("hearth-start"), answer.text()),
-            (Some("warm"), text)
+            (Some(start), text),
+            "{receipt}"
         );
         victim.recovers();
     }
@@ -263,7 +182,7 @@ fn output_beyond_the_limit_is_an_error_and_breaks_an_answer_that_has_begun() {
         let (problem, receipt) = small.fails("flood-stdout 100000", 502, "response_too_large");
         assert_eq!(problem["evidence"]["limit_bytes"], 32 << 10, "{problem}");
         assert!(
-            (32 << 10) < problem["evidence"]["seen_bytes"].as_u64().unwrap(),
+            (32 << 10) <= problem["evidence"]["seen_bytes"].as_u64().unwrap(),
             "{problem}"
         );
         assert_eq!(limits_hit(&receipt), ["response"]);
@@ -423,94 +342,4 @@ fn computed_us(instance: &Instance) -> u64 {
         .iter()
         .map(|process| world::computed_us(process.pid))
         .sum()
-}
-
-#[test]
-fn every_way_of_failing_has_its_own_evidence() {
-    let _turn = turn::take!(alone);
-    for kind in Kind::BOTH {
-        let victim = Victim::new("failing", kind, TIGHT);
-        for code in [1, 3, 255] {
-            let (problem, receipt) = victim.fails(&format!("exit {code}"), 502, "function_failed");
-            assert_eq!(
-                problem["evidence"]["cause"],
-                serde_json::json!({"cause": "exit_code", "code": code})
-            );
-            assert_eq!(limits_hit(&receipt), Vec::<&str>::new());
-        }
-        let (problem, _) = victim.fails("no-such-mode", 502, "function_failed");
-        let tail = problem["evidence"]["stderr_tail"].as_array().unwrap();
-        assert!(
-            tail.last()
-                .unwrap()
-                .as_str()
-                .unwrap()
-                .contains("no mode no-such-mode"),
-            "{problem}"
-        );
-        // What was written before the failure is not the answer.
-        let (problem, _) = victim.fails("output-then-exit 1000 7", 502, "function_failed");
-        assert_eq!(problem["evidence"]["cause"]["code"], 7);
-        assert_eq!(victim.attack("no-output").expect(200).text(), "");
-        victim.recovers();
-    }
-}
-
-#[test]
-fn a_trap_names_its_place_in_the_module() {
-    let _turn = turn::take!(alone);
-    let victim = Victim::new("trapping", Kind::Wasm, TIGHT);
-    for (mode, word) in [
-        ("trap", "unreachable"),
-        ("panic", "unreachable"),
-        ("recurse", "wasm trap"),
-    ] {
-        let (problem, _) = victim.fails(mode, 502, "function_failed");
-        let cause = &problem["evidence"]["cause"];
-        assert_eq!(cause["cause"], "trap", "{mode}: {problem}");
-        let text = cause["text"].as_str().unwrap();
-        assert!(
-            text.contains(word) && text.contains("wasm backtrace"),
-            "{mode}: {text}"
-        );
-        victim.behaves();
-    }
-    victim.recovers();
-}
-
-#[test]
-fn a_function_that_dies_of_a_signal_is_reported_with_it() {
-    let _turn = turn::take!(alone);
-    let victim = Victim::new("signalled", Kind::Native, TIGHT);
-    for (mode, signal) in [
-        ("segfault", 11),
-        ("trap", 6),
-        ("signal 9", 9),
-        ("signal 15", 15),
-        ("recurse", 6),
-    ] {
-        let (problem, _) = victim.fails(mode, 502, "function_killed");
-        let cause = serde_json::json!({"cause": "signal", "signal": signal});
-        assert_eq!(problem["evidence"]["cause"], cause, "{mode}");
-        victim.behaves();
-    }
-    victim.recovers();
-}
-
-#[test]
-fn attacks_on_init_and_on_everything_at_once_change_nothing() {
-    let _turn = turn::take!(alone);
-    let victim = Victim::new("unruly", Kind::Native, TIGHT);
-    for mode in [
-        "kill-all",
-        "kill-init",
-        "exec-chain 200",
-        "zombies 10",
-        "fds",
-        "nasty-log",
-    ] {
-        victim.succeeds(mode);
-        victim.behaves();
-    }
-    victim.recovers();
 }

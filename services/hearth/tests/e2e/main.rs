@@ -7,7 +7,8 @@
 //! turn       which tests may run beside each other               wait       until something holds, or a deadline passes
 //! ```
 //!
-//! The tests are in `bundled` (every function that ships), `isolation`, `limits`, `reuse`, `errors`, `deploys`, `life`
+//! The tests are in `bundled` (every function that ships), `isolation`, `limits`,
+//! `failures`, `reuse`, `errors`, `deploys`, `life`
 //! (what is killed, and what then happens) and `load`. They need root; without it each says so and passes.
 
 #[cfg(test)]
@@ -21,6 +22,8 @@ mod package;
 #[cfg(test)]
 mod turn;
 #[cfg(test)]
+mod victim;
+#[cfg(test)]
 mod wait;
 #[cfg(test)]
 mod world;
@@ -31,6 +34,8 @@ mod bundled;
 mod deploys;
 #[cfg(test)]
 mod errors;
+#[cfg(test)]
+mod failures;
 #[cfg(test)]
 mod isolation;
 #[cfg(test)]
