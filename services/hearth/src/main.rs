@@ -22,6 +22,7 @@ mod roles;
 
 mod images;
 mod link;
+mod pid_one;
 
 mod commands;
 mod run;
@@ -38,6 +39,9 @@ use args::{Arguments, Command};
 use config::Environment;
 
 fn main() -> ExitCode {
+    if pid_one::is_this() {
+        return pid_one::play();
+    }
     let arguments = Arguments::parse();
     let environment = Environment::read();
     let result = match &arguments.command {
