@@ -234,7 +234,9 @@ def account(hearth):
         if name:
             held[f"fds of {name}"] = len(os.listdir(f"/proc/{pid}/fd"))
             status = pathlib.Path(f"/proc/{pid}/status").read_text()
-            held[f"rss of {name}"] = int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) * 1024
+            held[f"rss of {name}"], held[f"peak rss of {name}"] = (
+                int(re.search(rf"{field}:\s+(\d+) kB", status).group(1)) * 1024 for field in ("VmRSS", "VmHWM")
+            )
     return held
 
 
@@ -254,8 +256,13 @@ def check_leaks(options, hearth, out, report):
             before = now
             hearth.deploy(options.functions, names)
     for thing, held in before.items():
-        allowed = held * (1 + RSS_GROWTH_MAX) if thing.startswith("rss") else held
-        report.claim(f"mixed: {thing} as before", now.get(thing, 0) <= allowed, f"{held}, then {now.get(thing)}")
+        if thing.startswith("peak"):
+            continue
+        # The allocator gives back what it likes when it likes: what counts is that a second load needs no more than the
+        # first one did at its peak.
+        allowed = before[f"peak {thing}"] * (1 + RSS_GROWTH_MAX) if thing.startswith("rss") else held
+        evidence = f"{held}, then {now.get(thing)}; at most {allowed:.0f}"
+        report.claim(f"mixed: {thing} as before", now.get(thing, 0) <= allowed, evidence)
 
 
 # What slowhttptest does: headers, then a body, that never end; an answer that is never read.
