@@ -128,7 +128,8 @@ impl Pieces {
         }
         self.len += piece.len() as u64;
         if self.whole.is_empty() {
-            self.whole.extend_from_slice(&std::mem::take(&mut self.first));
+            self.whole
+                .extend_from_slice(&std::mem::take(&mut self.first));
         }
         self.whole.extend_from_slice(&piece);
     }

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_pool::{ARTIFACT_FILE, TreeFile};
+use hearth_pool::{ARTIFACT_FILE, Kind, LOAD_STEP, Outcome, Target, TreeFile};
 use hearth_protocol::{SmallName, TreeId};
 use sha2::{Digest, Sha256};
 
@@ -215,6 +215,13 @@ async fn commit(
         stored.deployed_ms,
     );
     let function = Arc::new(function);
+    if let Err(refused) = check_start(app, &function.target).await {
+        let (store, tree) = (Arc::clone(&app.store), stored.tree.clone());
+        // That this fails too is the likelier the fuller the disk; then the tree stays, which harms nobody.
+        drop(blocking(move || store.add_garbage(&tree)).await);
+        sweep(app, trees).await;
+        return Err(refused);
+    }
     let (store, tree) = (Arc::clone(&app.store), stored.tree.clone());
     let committed = blocking(move || {
         let put = store.put_function(&stored, module.as_deref());
@@ -232,6 +239,23 @@ async fn commit(
     }
     sweep(app, trees).await;
     Ok(Deployed::New(function))
+}
+
+/// Whether a wasm module starts within its limits: what compiles may still need more memory than it may have, or not
+/// link. A native function's files have no such promise to check.
+async fn check_start(app: &App, target: &Target) -> Result<(), RequestError> {
+    if target.kind() == Kind::Native {
+        return Ok(());
+    }
+    match app.pool.try_start(0, target).await {
+        Ok(()) => Ok(()),
+        Err(Outcome::CannotStart { step, message, .. }) if step == LOAD_STEP => {
+            Err(RequestError::BadModule {
+                problems: vec![message],
+            })
+        }
+        Err(outcome) => Err(RequestError::Sandbox(outcome)),
+    }
 }
 
 fn retire(app: &App, trees: &mut Trees, old: &Arc<Function>) {
