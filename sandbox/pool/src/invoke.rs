@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    Outcome, Start, ThrottleLimit, native,
+    Outcome, Start, Target, ThrottleLimit, native,
     outcome::RETRY_AFTER_S,
     pool::{InspectError, Means, NO_ROOM, Pool},
     record::{Record, micros},
@@ -228,6 +228,20 @@ async fn run_wasm(
         pool.room.note_idle();
     }
     Some(outcome)
+}
+
+/// Makes a sandbox and throws it away.
+pub(crate) async fn try_start(pool: &Pool, shard: usize, target: &Target) -> Result<(), Outcome> {
+    // A roster of its own: it is seen by nobody, and what it makes counts against no function.
+    let roster = Roster::new(Arc::new(target.clone()));
+    let Some(place) = roster.try_place() else {
+        return Err(Outcome::Overloaded {
+            retry_after_s: RETRY_AFTER_S,
+        });
+    };
+    let made = make(pool, shard, &roster, place).await.map_err(not_started);
+    roster.retire();
+    made.map(drop)
 }
 
 fn not_started(error: StartError) -> Outcome {

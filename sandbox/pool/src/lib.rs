@@ -41,5 +41,6 @@ pub use outcome::{FailureCause, KillCause, Outcome, OutcomeKind, ThrottleLimit};
 pub use pool::{InspectError, Pool, PoolState};
 pub use receipt::{Kind, LimitHit, LogLine, Phases, Receipt, Residue, Start, Usage, UsageSource};
 pub use reply::{Facts, HOLD_BYTES, OutputStream, Reply};
+pub use sandbox::LOAD_STEP;
 pub use target::{ARTIFACT_FILE, Limits, Program, Scaling, Target};
 pub use trees::{StoreError, TreeFile};

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use hearth_protocol::init::{Event, ExitStatus, Request, ScratchUse};
+use hearth_protocol::init::{Event, ExitStatus, RUN_FDS, Request, ScratchUse};
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     sys::signal::Signal,
@@ -18,7 +18,7 @@ use nix::{
 use tokio::{
     io::AsyncWriteExt,
     net::unix::pipe,
-    time::{sleep_until, timeout},
+    time::{sleep_until, timeout, timeout_at},
 };
 
 use crate::{
@@ -71,6 +71,10 @@ pub(crate) enum Ended {
     Untaken,
     BadHead(String),
     Cancelled,
+    /// The gateway has no descriptors left.
+    NoPipes {
+        errno: nix::errno::Errno,
+    },
     /// Init is gone.
     Lost,
     /// Init was gone before it was told anything: another sandbox may take the invocation.
@@ -95,51 +99,27 @@ pub(crate) struct Run {
     clean: Option<(u32, ScratchUse)>,
 }
 
+impl Run {
+    /// Ended so that the sandbox is of no further use.
+    fn unclean(ended: Ended) -> Self {
+        Self { ended, clean: None }
+    }
+}
+
 /// Runs the invocation to its end in `idle`, feeding output and log into `record`.
 pub(crate) async fn run(idle: &Idle, target: &Target, record: &mut Record) -> Run {
-    let Ok(pipes) = Pipes::new() else {
-        return Run {
-            ended: Ended::NotBegun,
-            clean: None,
-        };
-    };
     let Pipes {
         stdin,
         stdout,
         stderr,
         theirs,
-    } = pipes;
-    let rest = write_now(&stdin, &mut record.body.clone());
-    let request = Request::Run {
-        seq: SEQ,
-        env: std::mem::take(&mut record.env),
+    } = match Pipes::new() {
+        Ok(pipes) => pipes,
+        Err(errno) => return Run::unclean(Ended::NoPipes { errno }),
     };
-    let fds = [theirs[0].as_fd(), theirs[1].as_fd(), theirs[2].as_fd()];
-    match idle.sandbox.channel.send(&request, &[], &fds).await {
-        Ok(()) => drop(theirs),
-        Err(ChannelError::Frame(_)) => {
-            let ended = Ended::CannotExecute {
-                step: "environment".to_owned(),
-                errno: nix::libc::E2BIG,
-            };
-            return Run {
-                ended,
-                clean: Some((0, ScratchUse::default())),
-            };
-        }
-        Err(error) => {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "an idle sandbox was gone"
-            );
-            if let Request::Run { env, .. } = request {
-                record.env = env;
-            }
-            return Run {
-                ended: Ended::NotBegun,
-                clean: None,
-            };
-        }
+    let rest = write_now(&stdin, &mut record.body.clone());
+    if let Err(run) = begin(idle, target, record, theirs).await {
+        return run;
     }
     let feed = rest.and_then(|body| Some((pipe::Sender::from_owned_fd(stdin).ok()?, body)));
     let readers = (
@@ -147,10 +127,7 @@ pub(crate) async fn run(idle: &Idle, target: &Target, record: &mut Record) -> Ru
         pipe::Receiver::from_owned_fd(stderr),
     );
     let (Ok(stdout), Ok(stderr)) = readers else {
-        return Run {
-            ended: Ended::Lost,
-            clean: None,
-        };
+        return Run::unclean(Ended::Lost);
     };
     let mut watch = Watch {
         idle,
@@ -164,6 +141,44 @@ pub(crate) async fn run(idle: &Idle, target: &Target, record: &mut Record) -> Ru
     Run {
         ended,
         clean: watch.clean,
+    }
+}
+
+/// Tells init to run the program with these descriptors. An error is how the run ended without having begun.
+async fn begin(
+    idle: &Idle,
+    target: &Target,
+    record: &mut Record,
+    theirs: [OwnedFd; RUN_FDS],
+) -> Result<(), Run> {
+    let request = Request::Run {
+        seq: SEQ,
+        env: std::mem::take(&mut record.env),
+    };
+    let fds = [theirs[0].as_fd(), theirs[1].as_fd(), theirs[2].as_fd()];
+    let sent = idle.sandbox.channel.send(&request, &[], &fds);
+    let deadline = record.run_began + target.limits.timeout;
+    match timeout_at(deadline.into(), sent).await {
+        Ok(Ok(())) => Ok(()),
+        // Init reads no more.
+        Err(_elapsed) => Err(Run::unclean(Ended::TimedOut)),
+        Ok(Err(ChannelError::Frame(_))) => Err(Run {
+            ended: Ended::CannotExecute {
+                step: "environment".to_owned(),
+                errno: nix::libc::E2BIG,
+            },
+            clean: Some((0, ScratchUse::default())),
+        }),
+        Ok(Err(error)) => {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "an idle sandbox was gone"
+            );
+            if let Request::Run { env, .. } = request {
+                record.env = env;
+            }
+            Err(Run::unclean(Ended::NotBegun))
+        }
     }
 }
 
@@ -277,6 +292,11 @@ pub(crate) async fn judge(ended: Ended, idle: &Idle, target: &Target, record: &R
         },
         Ended::Untaken => Outcome::Overloaded {
             retry_after_s: RETRY_AFTER_S,
+        },
+        Ended::NoPipes { errno } => Outcome::CannotStart {
+            step: "pipes".to_owned(),
+            errno: errno as i32,
+            message: format!("cannot make the pipes to the function: {errno}"),
         },
         Ended::Cancelled => Outcome::Cancelled,
         Ended::BadHead(problem) => failed(FailureCause::BadOutput { problem }),
@@ -441,7 +461,7 @@ struct Pipes {
     stdin: OwnedFd,
     stdout: OwnedFd,
     stderr: OwnedFd,
-    theirs: [OwnedFd; 3],
+    theirs: [OwnedFd; RUN_FDS],
 }
 
 impl Pipes {

@@ -167,6 +167,14 @@ impl Pool {
         reply.await.unwrap_or(lost)
     }
 
+    /// Makes a sandbox of this target and throws it away: whether it can start, before anybody depends on it.
+    ///
+    /// # Errors
+    /// The [`Outcome`] that an invocation would have.
+    pub async fn try_start(&self, shard: usize, target: &Target) -> Result<(), Outcome> {
+        crate::invoke::try_start(self, shard, target).await
+    }
+
     /// The isolation report (JSON) of a sandbox of this target: an idle one, else one that is made for it.
     ///
     /// # Errors

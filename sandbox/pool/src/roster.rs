@@ -300,6 +300,12 @@ impl Roster {
         (idle, state.instances.saturating_sub(idle))
     }
 
+    /// A place, if one is free.
+    pub(crate) fn try_place(self: &Arc<Self>) -> Option<Place> {
+        let mut state = self.state();
+        (state.instances < self.target.scaling.instances_max).then(|| self.place(&mut state))
+    }
+
     /// A place, where the minimum of warm sandboxes is not reached.
     pub(crate) fn claim_for_minimum(self: &Arc<Self>) -> Option<Place> {
         let mut state = self.state();

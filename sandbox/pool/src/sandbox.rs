@@ -26,6 +26,9 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a wasm worker may take to map a module. Large ones (a JavaScript engine) need tens of milliseconds.
 const LOAD_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// The step of [`crate::Outcome::CannotStart`] that is the module's own fault: it does not link, or does not fit its limits.
+pub const LOAD_STEP: &str = "load";
+
 /// Memory of a wasm worker beside its instances: engine, artifact pages, and bodies in flight. In bytes.
 const WORKER_OVERHEAD_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -141,6 +144,11 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Ends it while others still hold it.
+    pub(crate) fn destroy(&self) {
+        self.link.destroy(self.id);
+    }
+
     /// Replaces the scratch mount by an empty one.
     pub(crate) async fn renew(&self) -> Result<(), StartError> {
         self.link.renew(self.id).await?;
@@ -220,11 +228,15 @@ impl Sandbox {
             .send(&worker::Request::Bind(module), &[], &[artifact])
             .await;
         sent.map_err(|error| lost("bind", &error))?;
-        self.expect("load", LOAD_WAIT_MAX, |event: worker::Event| match event {
-            worker::Event::Bound => Ok(()),
-            worker::Event::Failed { message } => Err(message),
-            other => Err(format!("{other:?}")),
-        })
+        self.expect(
+            LOAD_STEP,
+            LOAD_WAIT_MAX,
+            |event: worker::Event| match event {
+                worker::Event::Bound => Ok(()),
+                worker::Event::Failed { message } => Err(message),
+                other => Err(format!("{other:?}")),
+            },
+        )
         .await
     }
 

@@ -81,10 +81,17 @@ async fn run_to_end(worker: &Arc<Worker>, target: &Target, record: &mut Record) 
         body_bytes: body.len() as u64,
         timeout_ms: millis(target.limits.timeout),
     };
-    let Ok(mut call) = worker.call(request, &first).await else {
+    let deadline = record.run_began + target.limits.timeout + WORKER_GRACE;
+    // A worker that reads no more, and whose socket is full, must not hold the invocation for longer than one that
+    // answers no more.
+    let call = tokio::select! {
+        call = worker.call(request, &first) => call,
+        () = sleep_until(deadline.into()) => return Ended::Stuck,
+        () = record.output.closed() => return Ended::Cancelled,
+    };
+    let Ok(mut call) = call else {
         return Ended::NotBegun;
     };
-    let deadline = record.run_began + target.limits.timeout + WORKER_GRACE;
     let ended = {
         let mut sending = std::pin::pin!(send_rest(worker, call.seq, body.slice(first.len()..)));
         let mut sent = false;
@@ -137,16 +144,17 @@ async fn send_rest(worker: &Worker, seq: u32, mut rest: Bytes) {
 
 /// Has the worker drop the instance. True once it said so.
 async fn cancel(worker: &Worker, call: &mut CallEnd) -> bool {
-    if worker
-        .sandbox
-        .channel
-        .send(&Request::Cancel { seq: call.seq }, &[], &[])
-        .await
-        .is_err()
-    {
-        return false;
-    }
     let done = async {
+        let request = Request::Cancel { seq: call.seq };
+        if worker
+            .sandbox
+            .channel
+            .send(&request, &[], &[])
+            .await
+            .is_err()
+        {
+            return false;
+        }
         while let Some(event) = call.next().await {
             if matches!(event, CallEvent::Done { .. }) {
                 return true;
@@ -179,7 +187,11 @@ pub(crate) async fn judge(
             };
         }
         Ended::Cancelled => return Outcome::Cancelled,
-        Ended::Stuck => return timed_out,
+        Ended::Stuck => {
+            // Its other invocations are as stuck as this one: they are told by its death.
+            worker.sandbox.destroy();
+            return timed_out;
+        }
         Ended::Lost | Ended::NotBegun => return lost(worker, target, record).await,
     };
     record.usage = Some(Usage {
