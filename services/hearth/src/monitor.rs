@@ -16,6 +16,7 @@ use crate::roles::{GatewayStart, SpawnerStart};
 use crate::terminal;
 
 mod children;
+mod files;
 mod key;
 mod listen;
 mod restart;
@@ -23,6 +24,7 @@ pub(crate) mod signals;
 mod slot;
 mod supervisor;
 
+pub(crate) use files::FilesError;
 pub(crate) use key::KeyError;
 pub(crate) use listen::ListenError;
 pub(crate) use supervisor::READY;
@@ -57,6 +59,9 @@ pub(crate) enum MonitorError {
     /// A name that is none.
     #[error(transparent)]
     Name(#[from] NameProblem),
+    /// Too few open files.
+    #[error(transparent)]
+    Files(#[from] FilesError),
     /// The management key.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -92,6 +97,9 @@ impl MonitorError {
                 Failure::new(Code::CannotStart, &self)
                     .with_fix("stop what listens there, or choose another address with --listen")
             }
+            Self::Files(FilesError::TooLow { .. }) => Failure::new(Code::CannotStart, &self).with_fix(
+                "raise it (ulimit -Hn, LimitNOFILE=, docker --ulimit nofile=), or lower --max-connections or --max-sandboxes",
+            ),
             Self::GaveUp { .. } => Failure::new(Code::Failed, &self),
             _ => Failure::new(Code::CannotStart, &self),
         }
@@ -109,6 +117,7 @@ pub(crate) fn check_host() -> Result<(), Failure> {
 pub(crate) fn run(config: &Config) -> Result<(), MonitorError> {
     // Before anything that can be interrupted half-way: a start ends in order or not at all.
     let signals = signals::block().map_err(MonitorError::Signals)?;
+    files::raise(config)?;
     let data_dir = DataDir::open(&config.data_dir)?;
     let ids = data_dir.claim_ids()?;
     // Before listening: what a killed run left would count against this one's limits.
