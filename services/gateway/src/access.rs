@@ -65,24 +65,37 @@ impl Access {
                 .map(|(_scheme, authority)| authority);
             authority.is_some_and(|authority| self.is_own(authority))
         };
-        if headers.get_all(header::ORIGIN).iter().all(is_own_origin) {
-            Ok(())
-        } else {
-            foreign("origin")
+        if !headers.get_all(header::ORIGIN).iter().all(is_own_origin) {
+            return foreign("origin");
         }
+        // An image or a link of a foreign page sends no Origin, but a browser says where it stood (Fetch Metadata).
+        let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
+        let is_foreign_site = matches!(site, Some(b"cross-site" | b"same-site"));
+        if is_foreign_site && !headers.contains_key(header::ORIGIN) {
+            return foreign(SEC_FETCH_SITE);
+        }
+        Ok(())
     }
 
     /// IP addresses cannot be rebound and `localhost` is never resolved elsewhere; any other name must be listed.
     fn is_own(&self, authority: &str) -> bool {
-        let host = match authority.strip_prefix('[') {
-            Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
-            None => authority.split(':').next().unwrap_or_default(),
+        let (host, rest) = match authority.strip_prefix('[') {
+            Some(bracketed) => bracketed.split_once(']').unwrap_or_default(),
+            None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
         };
+        // Nothing may follow but a port: in `localhost:80@evil.example` the host is the last part.
+        let port = rest.strip_prefix(':').unwrap_or(rest);
+        if !port.bytes().all(|byte| byte.is_ascii_digit()) {
+            return false;
+        }
         host.parse::<IpAddr>().is_ok()
             || host.eq_ignore_ascii_case("localhost")
             || self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
     }
 }
+
+/// Where the page stood that made a browser send this, as the browser sees it (W3C Fetch Metadata Request Headers).
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 const BEARER: &[u8] = b"bearer ";
 
@@ -161,6 +174,10 @@ mod tests {
             "127.0.0.1.evil.example:80",
             "",
             "hearth.example.evil",
+            "localhost:80@evil.example",
+            "127.0.0.1:80@evil.example",
+            "[::1]evil.example",
+            "[::1",
         ] {
             assert!(
                 access().check_host(&uri, &with("host", foreign)).is_err(),
@@ -186,6 +203,20 @@ mod tests {
                 .check_host(&uri, &with("origin", "http://localhost:8080"))
                 .is_ok()
         );
+        for site in ["cross-site", "same-site"] {
+            assert!(
+                access()
+                    .check_host(&uri, &with("sec-fetch-site", site))
+                    .is_err()
+            );
+        }
+        for site in ["same-origin", "none"] {
+            assert!(
+                access()
+                    .check_host(&uri, &with("sec-fetch-site", site))
+                    .is_ok()
+            );
+        }
         for foreign in [
             "null",
             "http://evil.example",

@@ -196,6 +196,15 @@ impl Intake {
     }
 }
 
+/// The longest part of a path: NAME_MAX of Linux file systems. In bytes.
+const PATH_PART_BYTES_MAX: usize = 255;
+
+/// Characters that change how a name looks without being seen: zero-width ones and those that change the direction of
+/// text (Unicode Technical Report 36, section 2.5).
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
 /// The path as it will be in the tree: relative, plain, and the same for every system.
 fn checked_path(raw: &[u8]) -> Result<String, IntakeError> {
     /// How much of a stranger's path is shown in an answer.
@@ -214,8 +223,11 @@ fn checked_path(raw: &[u8]) -> Result<String, IntakeError> {
     if TREE_PATH_BYTES_MAX < path.len() || DEPTH_MAX < path.split('/').count() {
         return refuse("is too long or too deep");
     }
-    if path.contains(|c: char| c.is_control() || c == '\\') {
-        return refuse("holds a control character or a backslash");
+    if path.split('/').any(|part| PATH_PART_BYTES_MAX < part.len()) {
+        return refuse("has a part that is longer than file systems take");
+    }
+    if path.contains(|c: char| c.is_control() || is_invisible(c) || c == '\\') {
+        return refuse("holds a control character, an invisible one or a backslash");
     }
     // A colon in the first part is a drive or a stream to some systems.
     if path.starts_with('/')

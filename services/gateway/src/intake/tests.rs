@@ -261,3 +261,15 @@ fn an_archive_without_a_manifest_at_its_root_is_refused() {
     let archive = zip_of(&[("sub/function.toml", 0o644, MANIFEST)]);
     assert!(matches!(take(archive), Err(IntakeError::NoManifest)));
 }
+
+#[test]
+fn a_name_that_no_file_system_takes_or_no_eye_sees_is_refused() {
+    let long = "n".repeat(256);
+    for name in [long.as_str(), "a\u{202e}b", "a\u{200b}b"] {
+        let archive = zip_of(&[("function.toml", 0o644, MANIFEST), (name, 0o644, b"")]);
+        assert!(
+            matches!(take(archive), Err(IntakeError::BadPath { .. })),
+            "{name:?}"
+        );
+    }
+}

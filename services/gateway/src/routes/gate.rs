@@ -3,7 +3,7 @@
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, Method, header},
+    http::{HeaderName, HeaderValue, Method, Version, header},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -113,18 +113,36 @@ fn spoken_here(request: &Request) -> Result<(), RequestError> {
     if request.method() == Method::CONNECT {
         return Err(RequestError::MethodNotAllowed);
     }
-    if headers.contains_key(header::TRANSFER_ENCODING)
-        && headers.contains_key(header::CONTENT_LENGTH)
+    let refuse = |problem: &str| {
+        Err(RequestError::BadRequest {
+            problem: problem.to_owned(),
+        })
+    };
+    if request.version() == Version::HTTP_11
+        && request.uri().authority().is_none()
+        && !headers.contains_key(header::HOST)
     {
-        return Err(RequestError::BadRequest {
-            problem: "the body has two lengths".to_owned(),
-        });
+        // RFC 9112 section 3.2.
+        return refuse("the Host header is missing");
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        if headers.contains_key(header::CONTENT_LENGTH) {
+            return refuse("the body has two lengths");
+        }
+        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+        if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+            // Undoing another coding would be the server's part (RFC 9112 section 6.1), and it is not done here.
+            return refuse("no transfer coding but chunked is understood");
+        }
+    }
+    if let Some(expectation) = headers.get(header::EXPECT)
+        && !expectation.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        return refuse("no expectation but 100-continue is understood");
     }
     match headers.get(header::UPGRADE) {
         Some(protocol) if !protocol.as_bytes().eq_ignore_ascii_case(b"h2c") => {
-            Err(RequestError::BadRequest {
-                problem: "no protocol can be upgraded to".to_owned(),
-            })
+            refuse("no protocol can be upgraded to")
         }
         Some(_) | None => Ok(()),
     }

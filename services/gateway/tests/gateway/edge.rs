@@ -218,6 +218,26 @@ fn what_two_servers_could_read_differently_is_refused_and_the_connection_closed(
 }
 
 #[test]
+fn what_a_request_must_have_and_must_not_ask_for_is_looked_at() {
+    let (server, _dir) = Server::temporary(patient());
+    let refused = [
+        "GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n",
+        "POST /invoke/a HTTP/1.1\r\nConnection: close\r\nHost: localhost:80@evil.example\r\nContent-Length: 0\r\n\r\n",
+        "POST /invoke/a HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\nExpect: 200-maybe\r\n\r\n",
+        "GET /fn/a HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\nSec-Fetch-Site: cross-site\r\n\r\n",
+    ];
+    for request in refused {
+        let answer = server.request(request);
+        assert!(
+            [400, 403].contains(&answer.status()),
+            "{request:?} {}",
+            answer.text()
+        );
+    }
+}
+
+#[test]
 fn headers_and_paths_beyond_their_size_are_refused() {
     let (server, _dir) = Server::temporary(patient());
     let many = "X: y\r\n".repeat(200);
