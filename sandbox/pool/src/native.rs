@@ -53,7 +53,8 @@ const SCRATCH_BLOCK_BYTES: u64 = 4096;
 const EVENT_BYTES_MAX: usize = 1024;
 
 /// One read from a pipe: its default capacity (pipe(7)). In bytes.
-const READ_BYTES: usize = 64 * 1024;
+const READ_BYTES: usize = READ_BYTES_U32 as usize;
+const READ_BYTES_U32: u32 = 64 * 1024;
 
 /// The most that a pipe holds without a privilege (`fs.pipe-max-size`, pipe(7)). In bytes.
 const PIPE_BYTES_MAX: usize = 1024 * 1024;
@@ -207,6 +208,7 @@ impl Watch<'_> {
                 Some((_, at)) => at + DRAIN_WAIT_MAX,
                 None => deadline,
             };
+            let room = record.output.room(READ_BYTES_U32);
             // In this order: a function that floods its pipes must not starve its own deadline.
             tokio::select! {
                 biased;
@@ -219,7 +221,7 @@ impl Watch<'_> {
                     None => Ended::TimedOut,
                 },
                 () = record.output.closed() => return Ended::Cancelled,
-                _ = readable(self.stdout.as_ref()) => {
+                _ = async { room.await; readable(self.stdout.as_ref()).await } => {
                     let mut pushed = Pushed::Fine;
                     if !read_now(&mut self.stdout, |bytes| pushed = record.push_output(bytes)) { continue }
                     if let Some(ended) = Ended::of_output(pushed) { return ended }

@@ -13,6 +13,10 @@ use crate::{
     reply::{HOLD_BYTES, OutputStream, Piece},
 };
 
+/// What one streaming invocation may hold for its caller whatever the others hold: callers that do not read cost
+/// nobody else an answer. A few pieces, so that reading and sending overlap. In bytes.
+const OWN_BYTES_MAX: usize = 4 * HOLD_BYTES;
+
 /// A function's stdout on its way to the caller.
 #[derive(Debug)]
 pub(crate) struct Output {
@@ -20,8 +24,8 @@ pub(crate) struct Output {
     check: Option<HeadCheck>,
     seen_bytes: u64,
     limit_bytes: u64,
-    /// Counts the bytes that wait for callers.
-    waiting: Arc<Semaphore>,
+    /// What all invocations together may hold beyond what each may for itself.
+    shared: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -32,6 +36,8 @@ enum Way {
     },
     Streaming {
         pieces: mpsc::UnboundedSender<Piece>,
+        /// What this invocation may hold whatever the others hold.
+        own: Arc<Semaphore>,
     },
     /// The reply is given, or nobody waits for it.
     Done,
@@ -55,7 +61,7 @@ impl Output {
         reply: oneshot::Sender<Reply>,
         check: Option<HeadCheck>,
         limit_bytes: u64,
-        waiting: Arc<Semaphore>,
+        shared: Arc<Semaphore>,
     ) -> Self {
         Self {
             way: Way::Held {
@@ -65,7 +71,7 @@ impl Output {
             check,
             seen_bytes: 0,
             limit_bytes,
-            waiting,
+            shared,
         }
     }
 
@@ -89,8 +95,8 @@ impl Output {
                     Pushed::Fine
                 }
             }
-            Way::Streaming { pieces } => {
-                match counted(&self.waiting, Bytes::copy_from_slice(bytes)) {
+            Way::Streaming { pieces, own } => {
+                match counted(own, &self.shared, Bytes::copy_from_slice(bytes)) {
                     // A closed channel is the caller gone; `closed` tells the run loop.
                     Some(piece) => drop(pieces.send(piece)),
                     None => return Pushed::Untaken,
@@ -114,7 +120,7 @@ impl Output {
                 }));
                 outcome
             }
-            Way::Streaming { pieces } => {
+            Way::Streaming { pieces, .. } => {
                 if outcome != Outcome::Ok {
                     drop(pieces.send(Err(outcome.clone())));
                 }
@@ -124,11 +130,28 @@ impl Output {
         }
     }
 
+    /// Resolves when one more piece of up to `bytes` would be taken. Where the others hold all that is shared, an
+    /// invocation goes on at the pace of its own caller. Owned, because the output is waited on in other ways meanwhile.
+    pub(crate) fn room(&self, bytes: u32) -> impl Future<Output = ()> + use<> {
+        let own = match &self.way {
+            Way::Streaming { own, .. } if self.shared.available_permits() < bytes as usize => {
+                Some(Arc::clone(own))
+            }
+            Way::Streaming { .. } | Way::Held { .. } | Way::Done => None,
+        };
+        async move {
+            if let Some(own) = own {
+                // Given back at once: it says that the piece which is now read will find room. Never closed.
+                drop(own.acquire_many(bytes).await);
+            }
+        }
+    }
+
     /// Resolves when nobody waits for the output any more.
     pub(crate) async fn closed(&mut self) {
         match &mut self.way {
             Way::Held { reply, .. } => reply.closed().await,
-            Way::Streaming { pieces } => pieces.closed().await,
+            Way::Streaming { pieces, .. } => pieces.closed().await,
             Way::Done => std::future::pending().await,
         }
     }
@@ -142,7 +165,8 @@ impl Output {
             return Pushed::BadHead(problem);
         }
         let held = held.freeze();
-        let Some(piece) = counted(&self.waiting, held.clone()) else {
+        let own = Arc::new(Semaphore::new(OWN_BYTES_MAX));
+        let Some(piece) = counted(&own, &self.shared, held.clone()) else {
             let held = held.into();
             self.way = Way::Held { held, reply };
             return Pushed::Untaken;
@@ -153,7 +177,7 @@ impl Output {
             facts,
             output: OutputStream::new(receiver),
         }));
-        self.way = Way::Streaming { pieces };
+        self.way = Way::Streaming { pieces, own };
         Pushed::Fine
     }
 
@@ -172,10 +196,10 @@ impl Output {
 }
 
 /// A piece that counts until its caller takes it; none where too much waits already.
-fn counted(waiting: &Arc<Semaphore>, bytes: Bytes) -> Option<Piece> {
+fn counted(own: &Arc<Semaphore>, shared: &Arc<Semaphore>, bytes: Bytes) -> Option<Piece> {
     let size = u32::try_from(bytes.len()).ok()?;
-    let permit = Arc::clone(waiting).try_acquire_many_owned(size).ok()?;
-    Some(Ok((bytes, permit)))
+    let take = |from: &Arc<Semaphore>| Arc::clone(from).try_acquire_many_owned(size).ok();
+    Some(Ok((bytes, take(own).or_else(|| take(shared))?)))
 }
 
 #[cfg(test)]
@@ -270,26 +294,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn output_that_callers_do_not_take_is_bounded_for_all_invocations_together() {
-        let waiting = Arc::new(Semaphore::new(HOLD_BYTES + 1));
+    async fn callers_that_do_not_take_their_output_are_bounded_and_cost_nobody_else_an_answer() {
+        let shared = Arc::new(Semaphore::new(0));
         let piece = vec![7; HOLD_BYTES + 1];
+        let size = u32::try_from(piece.len()).unwrap();
         let (reply, answer) = oneshot::channel();
-        let mut first = Output::new(reply, None, u64::MAX, Arc::clone(&waiting));
-        assert_eq!(first.push(&piece, || FACTS), Pushed::Fine);
-        assert_eq!(first.push(b"more", || FACTS), Pushed::Untaken);
+        let mut slow = Output::new(reply, None, u64::MAX, Arc::clone(&shared));
+        let fit = OWN_BYTES_MAX / piece.len();
+        for _ in 0..fit {
+            assert_eq!(slow.push(&piece, || FACTS), Pushed::Fine);
+        }
+        assert_eq!(slow.push(&piece, || FACTS), Pushed::Untaken);
 
-        let (reply, _answer) = oneshot::channel();
-        let mut second = Output::new(reply, None, u64::MAX, Arc::clone(&waiting));
-        assert_eq!(second.push(&piece, || FACTS), Pushed::Untaken);
+        let (reply, _other_answer) = oneshot::channel();
+        let mut other = Output::new(reply, None, u64::MAX, Arc::clone(&shared));
+        assert_eq!(other.push(&piece, || FACTS), Pushed::Fine);
 
         let Ok(Reply::Streaming { mut output, .. }) = answer.await else {
             panic!("not streaming")
         };
+        let room = slow.room(size);
         assert!(
             std::future::poll_fn(|cx| output.poll_next(cx))
                 .await
                 .is_some()
         );
-        assert_eq!(first.push(b"more", || FACTS), Pushed::Fine);
+        room.await;
+        assert_eq!(slow.push(&piece, || FACTS), Pushed::Fine);
     }
 }

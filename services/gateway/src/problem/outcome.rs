@@ -65,7 +65,7 @@ pub(super) fn describe(outcome: &Outcome) -> Described {
         Outcome::Overloaded { retry_after_s } => Described::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "overloaded",
-            "The server is at its limit of sandboxes.",
+            "The server is full: of sandboxes, or of output that callers have not taken.",
             "Try again later, or raise the server's limit.",
         )
         .retry_after(*retry_after_s),
