@@ -16,6 +16,12 @@ const WASM_INFLIGHT_DEFAULT: u16 = 16;
 /// What 32-bit linear memories can hold, in bytes.
 const WASM_MEMORY_BYTES_MAX: u64 = 4 << 30;
 
+/// Below this the kernel cannot start a process in the sandbox's cgroup, and the spawner refuses to bind. In bytes.
+const NATIVE_MEMORY_BYTES_MIN: u64 = 4 << 20;
+
+/// Init and the function's own process.
+const NATIVE_PIDS_MIN: u32 = 2;
+
 /// The base for programs that bring everything.
 const BASE_STATIC: &str = "static";
 
@@ -134,6 +140,18 @@ fn native(
         problems.note(
             "scaling.max_inflight",
             "must be 1: a native function of contract stdio is a process per call",
+        );
+    }
+    if manifest.limits.memory_bytes < NATIVE_MEMORY_BYTES_MIN {
+        problems.note(
+            "limits.memory",
+            "must be at least 4MiB: below it no process starts",
+        );
+    }
+    if manifest.limits.pids < NATIVE_PIDS_MIN {
+        problems.note(
+            "limits.pids",
+            "must be at least 2: the sandbox's init is one",
         );
     }
     let base = manifest
@@ -347,5 +365,17 @@ mod tests {
         for length in 0..whole.len() {
             let _content = content_of(&whole[..length]);
         }
+    }
+
+    #[test]
+    fn limits_under_which_no_process_starts_are_refused_at_deploy() {
+        let limits = "[limits]\nmemory = \"1MiB\"\npids = 1\n";
+        let problems = detect_entry("run", &elf_with(1, HOST_MACHINE), limits).unwrap_err();
+        let keys: Vec<&str> = problems
+            .0
+            .iter()
+            .map(|problem| problem.at.as_str())
+            .collect();
+        assert_eq!(keys, ["limits.memory", "limits.pids"]);
     }
 }

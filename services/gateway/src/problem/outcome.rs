@@ -50,7 +50,7 @@ pub(super) fn describe(outcome: &Outcome) -> Described {
             StatusCode::INTERNAL_SERVER_ERROR,
             "cannot_start",
             format!("No sandbox could be made: {step} failed."),
-            "`hearth doctor` says what this host lacks.",
+            "The server's log has the step and its error; `hearth serve --check` checks the host.",
         ),
         Outcome::Throttled {
             limit,
