@@ -277,23 +277,21 @@ OTHERS_SECONDS_MAX = 2
 
 
 def check_slow_clients(hearth, report):
-    """While hundreds of connections dawdle the others are served, and in the end every dawdler is thrown out."""
+    """While hundreds of connections dawdle the others are served, and the gateway lets go of every dawdler."""
     gateway = next(pid for pid in family(hearth.process.pid) if role(pid) == "gateway")
     body = (HERE.parent / "functions/sha256/testdata/input.jpg").read_bytes()
     for name, arguments in SLOW_CLIENTS.items():
-        slowest, errors, calls = 0.0, collections.Counter(), 0
+        slowest, errors, held = 0.0, collections.Counter(), []
         fds = len(os.listdir(f"/proc/{gateway}/fd"))
         slow = subprocess.Popen(
             ["slowhttptest", "-c", str(SLOW_CONNECTIONS), "-r", str(SLOW_CONNECTIONS), "-i", "5", "-l", str(SLOW_SECONDS_MAX)]
             + [argument.format(url=hearth.url) for argument in arguments],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,
         )
-        output = []
-        reader = threading.Thread(target=lambda: output.append(slow.stdout.read()), daemon=True)
-        reader.start()
+        started = time.monotonic()
         while slow.poll() is None:
+            held.append(len(os.listdir(f"/proc/{gateway}/fd")) - fds)
             began = time.monotonic()
-            calls += 1
             try:
                 with urllib.request.urlopen(f"{hearth.url}/invoke/sha256", body, timeout=30) as answer:
                     answer.read()
@@ -301,15 +299,16 @@ def check_slow_clients(hearth, report):
                 errors[str(error)] += 1
             slowest = max(slowest, time.monotonic() - began)
             time.sleep(0.2)
-        reader.join()
-        ended = " ".join(re.findall(r"Exit status: *(.*)", re.sub(r"\x1b\[[0-9;]*m", "", "".join(output))))
         report.claim(f"{name}: every other call is answered", not errors and slowest < OTHERS_SECONDS_MAX,
-                     f"{calls} calls, slowest {slowest * 1000:.0f} ms {dict(errors) or ''}")
-        report.claim(f"{name}: all of them are thrown out", "No open connections left" in ended, ended)
+                     f"{len(held)} calls, slowest {slowest * 1000:.0f} ms {dict(errors) or ''}")
+        # slowhttptest ends when it has no connection left. Where it gave up before, only what was held until then counts.
+        gave_up = time.monotonic() - started >= SLOW_SECONDS_MAX - 1
         deadline = time.monotonic() + COUNTS_SECONDS_MAX
-        while (now := len(os.listdir(f"/proc/{gateway}/fd"))) > fds and time.monotonic() < deadline:
+        while not gave_up and held[-1] > 0 and time.monotonic() < deadline:
             time.sleep(0.2)
-        report.claim(f"{name}: the gateway's file descriptors as before", now <= fds, f"{fds}, then {now}")
+            held.append(len(os.listdir(f"/proc/{gateway}/fd")) - fds)
+        report.claim(f"{name}: the gateway lets go of them", max(held) >= SLOW_CONNECTIONS * 0.9 and held[-1] <= 0,
+                     f"held {max(held)}, in the end {held[-1]}")
 
 
 def check_list(functions, report):
