@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use crate::http::Connection;
-use crate::instance::Instance;
+use crate::instance::{Instance, log_tail};
 use crate::package::{Kind, Package};
 use crate::turn;
 use crate::wait::{SOON, until, until_true};
@@ -424,4 +424,35 @@ fn a_client_that_reads_slowly_gets_the_whole_answer_and_holds_nobody_up() {
         )
         .unwrap();
     assert_eq!(answer.body.len(), 5_000_000);
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_closed_and_disturbs_nobody() {
+    let _turn = turn::take!(shared);
+    let instance = Instance::of_all();
+    let began = Instant::now();
+    let mut silent: Vec<Connection> = (0..8)
+        .map(|_| Connection::open(instance.address).unwrap())
+        .collect();
+    let mut half = Connection::open(instance.address).unwrap();
+    half.raw()
+        .write_all(b"POST /invoke/x HTTP/1.1\r\nhost: loc")
+        .unwrap();
+    instance.get("/healthz").expect(200);
+    for connection in silent.iter_mut().chain([&mut half]) {
+        let mut rest = Vec::new();
+        // Ended by the server: with nothing, or with the word that the time is over.
+        drop(connection.raw().read_to_end(&mut rest));
+        let text = String::from_utf8_lossy(&rest);
+        assert!(
+            text.is_empty() || text.starts_with("HTTP/1.1 408"),
+            "{text}"
+        );
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}: {}",
+        began.elapsed(),
+        log_tail(&instance.home)
+    );
 }

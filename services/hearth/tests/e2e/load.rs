@@ -17,6 +17,9 @@ const CONNECTIONS: usize = 64;
 /// 5 %: an allocator keeps some pages however little is in use; a leak of any object per invocation is far above it.
 const GROWTH_DIVISOR: u64 = 20;
 
+/// Times that the load is run before it counts.
+const WARM_UPS: usize = 2;
+
 /// Where the whole is so small that pages count: 5 % of 10 MiB would be half a megabyte.
 const GROWTH_BYTES_MIN: u64 = 2 << 20;
 
@@ -76,12 +79,19 @@ fn mixed_invocations_at_64_connections_all_succeed_and_leave_the_host_as_it_was(
     let _turn = turn::take!(alone);
     let instance = deployed();
     let examples = Example::all();
-    // The pool grows to what this load needs, and the allocators with it.
-    storm(instance, &examples, 10 * CONNECTIONS);
-    instance.assert_clean();
+    let count = invocations();
     let (gateway, spawner) = (instance.gateway(), instance.spawner());
     let resident = || [gateway, spawner].map(world::resident_bytes);
-    let before = resident();
+    // The pool grows to what this load needs, and the allocators with it. How full their free lists are afterwards
+    // varies by some percent from one time to the next, so the fullest of several times is what to compare with.
+    let mut before = [0; 2];
+    for _ in 0..WARM_UPS {
+        storm(instance, &examples, count);
+        instance.assert_clean();
+        for (most, now) in before.iter_mut().zip(resident()) {
+            *most = now.max(*most);
+        }
+    }
     let not_ok = || {
         let all = instance.metric("hearth_invocations_total", &[]);
         all - instance.metric("hearth_invocations_total", &[("outcome", "ok")])
@@ -89,7 +99,6 @@ fn mixed_invocations_at_64_connections_all_succeed_and_leave_the_host_as_it_was(
     let not_ok_before = not_ok();
     let ok_before = instance.metric("hearth_invocations_total", &[("outcome", "ok")]);
 
-    let count = invocations();
     storm(instance, &examples, count);
     // Fds, threads, processes, cgroups and mounts.
     instance.assert_clean();
