@@ -8,6 +8,10 @@ use crate::LogLine;
 /// The longest kept line; the rest of it is counted and dropped. In bytes.
 pub(crate) const LOG_LINE_BYTES_MAX: usize = 8 * 1024;
 
+/// A kept line costs about this much beside its text, in memory and in the history: so many lines are kept at most, that
+/// short ones cannot take several times the limit. In bytes.
+const LOG_BYTES_PER_LINE_MIN: u64 = 64;
+
 /// How many lines an outcome quotes.
 const TAIL_LINES: usize = 5;
 
@@ -16,6 +20,7 @@ const TAIL_LINES: usize = 5;
 pub(crate) struct LogCollector {
     begun: Instant,
     budget_bytes: u64,
+    lines_max: usize,
     lines: Vec<LogLine>,
     partial: Vec<u8>,
     partial_cut: bool,
@@ -27,6 +32,7 @@ impl LogCollector {
         Self {
             begun,
             budget_bytes: limit_bytes,
+            lines_max: usize::try_from(limit_bytes / LOG_BYTES_PER_LINE_MIN).unwrap_or(usize::MAX),
             lines: Vec::new(),
             partial: Vec::new(),
             partial_cut: false,
@@ -84,8 +90,10 @@ impl LogCollector {
 
     fn end_line(&mut self) {
         // The newline counts too: else a flood of empty lines would be free.
-        if self.budget_bytes == 0 && self.partial.is_empty() {
-            self.dropped_bytes += 1;
+        let is_past_bytes = self.budget_bytes == 0 && self.partial.is_empty();
+        if is_past_bytes || self.lines_max <= self.lines.len() {
+            self.dropped_bytes += self.partial.len() as u64 + 1;
+            self.partial.clear();
             self.partial_cut = false;
             return;
         }
@@ -149,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_empty_lines_is_bounded() {
-        let (lines, dropped) = collect(100, &[&[b'\n'; 1000]]);
+        let (lines, dropped) = collect(6400, &[&[b'\n'; 1000]]);
         assert_eq!((lines.len(), dropped), (100, 900));
     }
 

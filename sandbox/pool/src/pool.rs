@@ -211,10 +211,14 @@ impl Pool {
             .is_some_and(|link| !link.is_down())
     }
 
-    /// How many sandboxes are in which state.
+    /// How many sandboxes are in which state; every kind and state is there, so that none keeps an old number where it
+    /// is shown.
     #[must_use]
     pub fn counts(&self) -> Vec<(Kind, PoolState, u64)> {
-        let mut counts: HashMap<(Kind, PoolState), u64> = HashMap::new();
+        let mut counts: HashMap<(Kind, PoolState), u64> = [Kind::Native, Kind::Wasm]
+            .into_iter()
+            .flat_map(|kind| PoolState::ALL.map(|state| ((kind, state), 0)))
+            .collect();
         let mut add = |kind, state, number| *counts.entry((kind, state)).or_default() += number;
         for (spec, ready, making) in self.stock.counts() {
             let kind = if spec.worker == WorkerKind::Resident {

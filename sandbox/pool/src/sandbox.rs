@@ -7,7 +7,10 @@ use hearth_protocol::{
     SmallName,
     frame::PACKET_BYTES_MAX,
     init,
-    spawner::{Handover, Network, Profile, SandboxId, SandboxLimits, SkeletonSpec, Worker},
+    spawner::{
+        Handover, Network, Profile, SCRATCH_INODES_MAX, SandboxId, SandboxLimits, SkeletonSpec,
+        Worker,
+    },
     worker,
 };
 use tokio::sync::OwnedSemaphorePermit;
@@ -276,7 +279,7 @@ pub(crate) fn skeleton_spec(target: &Target, core: Option<u16>) -> SkeletonSpec 
 
 /// How many inodes the scratch of a native function has, its root among them.
 pub(crate) fn scratch_inodes(target: &Target) -> u64 {
-    target.limits.scratch_bytes / SCRATCH_BYTES_PER_INODE + 16
+    (target.limits.scratch_bytes / SCRATCH_BYTES_PER_INODE + 16).min(SCRATCH_INODES_MAX)
 }
 
 /// Up to one core of CPU a worker stays on its shard's core: a hop to the other core costs six to eleven times one on

@@ -294,6 +294,12 @@ fn too_many_invocations_of_a_function_are_refused_with_a_time_to_come_back_and_n
         "again\n"
     );
     instance.assert_clean();
+    // A gauge of what is not there any more says so.
+    instance.remove("narrow");
+    let idle = [("kind", "native"), ("state", "idle")];
+    until_true("no sandbox is idle", SOON, || {
+        instance.metric("hearth_sandboxes", &idle) == 0.0
+    });
     instance.stop();
 }
 
