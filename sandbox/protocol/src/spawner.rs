@@ -45,6 +45,9 @@ pub const TREE_FILES_MAX: u32 = 20_000;
 /// The most bytes in one tree.
 pub const TREE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
+/// The most inodes of a scratch mount. An inode costs about 1 KiB of kernel memory, charged to the sandbox.
+pub const SCRATCH_INODES_MAX: u64 = 1024 * 1024;
+
 /// Gateway → spawner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {

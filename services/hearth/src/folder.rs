@@ -5,6 +5,9 @@
 //! holds. The entry is the file in the folder where there is one, else the newest build output of that name in the
 //! folder's cargo target directory (`release/` or `<triple>/release/`).
 
+use std::fs::OpenOptions;
+use std::io::Read as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -155,7 +158,7 @@ impl Folder {
     /// For a function that is not called on `/invoke`: the example's path, such as `/fn/hello-cgi/world?lang=en`.
     pub(crate) fn example_path(&self) -> Option<String> {
         let path = self.path.join("testdata/path");
-        let text = read_bounded(&path, EXAMPLE_PATH_BYTES_MAX).ok()?;
+        let text = read_bounded(&path, EXAMPLE_PATH_BYTES_MAX).ok()?.bytes;
         let text = String::from_utf8(text).ok()?.trim().to_owned();
         text.starts_with('/').then_some(text)
     }
@@ -188,30 +191,56 @@ fn newest(target: &Path, entry: &str) -> Option<PathBuf> {
 }
 
 fn read_manifest(file: &Path) -> Result<String, FolderError> {
-    let text = read_bounded(file, MANIFEST_BYTES_MAX)?;
+    let text = read_bounded(file, MANIFEST_BYTES_MAX)?.bytes;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, FolderError> {
-    let read = |path: &Path| {
-        let bytes = path.metadata()?.len();
-        if limit < bytes {
-            return Ok(Err(bytes));
-        }
-        std::fs::read(path).map(Ok)
+/// What a file holds, and whether its mode makes it a program.
+struct Content {
+    bytes: Vec<u8>,
+    is_executable: bool,
+}
+
+/// Reads a plain file. Under sudo this is done as root, of files that a build script left: so a link is not followed
+/// (it could lead to what the caller may not read), a FIFO or a device is not waited for, and what is looked at is what
+/// is read.
+fn read_bounded(path: &Path, limit: u64) -> Result<Content, FolderError> {
+    let read_error = |source| FolderError::Read {
+        path: path.to_owned(),
+        source,
     };
-    match read(path) {
-        Ok(Ok(content)) => Ok(content),
-        Ok(Err(bytes)) => Err(FolderError::TooLarge {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(|source| match source.raw_os_error() {
+            // What O_NOFOLLOW answers for a link (open(2)).
+            Some(nix::libc::ELOOP) => FolderError::NotAFile {
+                path: path.to_owned(),
+            },
+            _ => read_error(source),
+        })?;
+    let metadata = file.metadata().map_err(read_error)?;
+    if !metadata.is_file() {
+        return Err(FolderError::NotAFile {
             path: path.to_owned(),
-            bytes,
-            limit,
-        }),
-        Err(source) => Err(FolderError::Read {
-            path: path.to_owned(),
-            source,
-        }),
+        });
     }
+    let mut bytes = Vec::new();
+    let read = file.take(limit + 1).read_to_end(&mut bytes);
+    let read = u64::try_from(read.map_err(read_error)?).unwrap_or(u64::MAX);
+    if limit < read {
+        return Err(FolderError::TooLarge {
+            path: path.to_owned(),
+            bytes: metadata.len().max(read),
+            limit,
+        });
+    }
+    Ok(Content {
+        bytes,
+        is_executable: metadata.permissions().mode() & 0o111 != 0,
+    })
 }
 
 /// Lets a command run as the caller, with what cargo needs to find itself under sudo.

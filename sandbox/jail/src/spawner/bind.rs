@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use hearth_protocol::{
     TreeId,
     init::ScratchUse,
-    spawner::{Cause, Handover, SandboxId, SandboxLimits},
+    spawner::{Cause, Handover, SCRATCH_INODES_MAX, SandboxId, SandboxLimits},
 };
 use nix::errno::Errno;
 
@@ -36,9 +36,8 @@ const CPU_MILLIS_MAX: u32 = 1024 * 1000;
 const SCRATCH_BYTES_MIN: u64 = 4096;
 const SCRATCH_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
-/// The root directory and one file. An inode costs about 1 KiB of kernel memory, charged to the sandbox.
+/// The root directory and one file.
 const SCRATCH_INODES_MIN: u64 = 2;
-const SCRATCH_INODES_MAX: u64 = 1024 * 1024;
 
 impl Spawner {
     /// Gives the descriptors that go with the answer. A sandbox that was bound by half is destroyed.

@@ -42,6 +42,17 @@ pub(crate) struct Head {
 
 impl Head {
     pub(crate) fn into_response(self, body: Body) -> Response {
+        // These have no body (RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5), so neither have they its length.
+        let without = [
+            StatusCode::NO_CONTENT,
+            StatusCode::RESET_CONTENT,
+            StatusCode::NOT_MODIFIED,
+        ];
+        let body = if without.contains(&self.status) {
+            Body::empty()
+        } else {
+            body
+        };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
         for (name, value) in self.fields {

@@ -2,7 +2,6 @@
 //! Packs a folder into a tar archive. The same files give the same bytes: no times, no owners, sorted.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{Folder, FolderError, MANIFEST, read_bounded};
@@ -26,19 +25,25 @@ pub(super) fn pack(folder: &Folder, entry: &Path) -> Result<Vec<u8>, FolderError
     let base_name = entry.file_name().unwrap_or(entry.as_os_str());
     add(&mut contents, base_name.into(), entry.to_owned())?;
     let files = folder.path.join(FILES);
-    if files.is_dir() {
+    let kind = files
+        .symlink_metadata()
+        .map(|metadata| metadata.file_type());
+    if kind.as_ref().is_ok_and(std::fs::FileType::is_symlink) {
+        return Err(FolderError::NotAFile { path: files });
+    }
+    if kind.is_ok_and(|kind| kind.is_dir()) {
         add_tree(&mut contents, Path::new(""), &files, DEPTH_MAX)?;
     }
 
     let mut archive = tar::Builder::new(Vec::new());
     for (place, file) in &contents {
         let content = read_bounded(file, FILE_BYTES_MAX)?;
+        let executable = content.is_executable || file == entry;
+        let content = content.bytes;
         let read_error = |source| FolderError::Read {
             path: file.clone(),
             source,
         };
-        let mode = file.metadata().map_err(read_error)?.permissions().mode();
-        let executable = mode & 0o111 != 0 || file == entry;
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Regular);
         header.set_mode(if executable { 0o755 } else { 0o644 });
@@ -147,6 +152,30 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("files/link")).unwrap();
         let packed = pack(&folder, &dir.path().join("bin/a"));
         assert!(matches!(packed, Err(FolderError::NotAFile { .. })));
+    }
+
+    #[test]
+    fn links_are_refused_wherever_the_folder_has_them() {
+        for link in ["files", "bin/a", MANIFEST] {
+            let (dir, folder) = folder();
+            let path = dir.path().join(link);
+            if path.is_dir() {
+                std::fs::remove_dir_all(&path).unwrap();
+            } else {
+                std::fs::remove_file(&path).unwrap();
+            }
+            let target = if link == "files" {
+                "/etc"
+            } else {
+                "/etc/passwd"
+            };
+            std::os::unix::fs::symlink(target, &path).unwrap();
+            let packed = pack(&folder, &dir.path().join("bin/a"));
+            assert!(
+                matches!(packed, Err(FolderError::NotAFile { .. })),
+                "{link}"
+            );
+        }
     }
 
     #[test]

@@ -69,6 +69,10 @@ impl Children {
     }
 }
 
+/// glibc raises these thresholds by itself with the largest buffer that was ever freed, and then keeps what a burst of
+/// bodies took. Fixed, a buffer of 128 KiB or more goes back to the kernel when it is freed (mallopt(3)).
+const MALLOC: &str = "glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=1048576";
+
 fn start(
     role: RoleName,
     message: &impl Serialize,
@@ -81,6 +85,7 @@ fn start(
         .arg0("hearth")
         .args(["role", role.as_str()])
         .env_clear()
+        .env("GLIBC_TUNABLES", MALLOC)
         .stdin(Stdio::from(there))
         .current_dir("/")
         .process_group(0)
