@@ -36,8 +36,11 @@ pub(crate) fn alone(test: &str) -> Option<Turn> {
 fn is_root(test: &str) -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        // Not by `println!`, which the test harness swallows for a test that passes.
-        let line = format!("SKIPPED: {test}: needs root: sudo bash .ci/test\n");
+        // The harness names a test's thread after it, unless it runs the tests on its own thread.
+        let thread = std::thread::current();
+        let test = thread.name().filter(|name| *name != "main").unwrap_or(test);
+        // Not by `println!`, which the harness swallows for a test that passes; on a line of its own.
+        let line = format!("\nSKIPPED: {test}: needs root: sudo bash .ci/test\n");
         std::io::stderr()
             .write_all(line.as_bytes())
             .expect("stderr is writable");
