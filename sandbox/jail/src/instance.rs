@@ -202,6 +202,14 @@ impl DataDir {
     pub fn sweep(&self) -> Result<Swept, InstanceError> {
         sweep(&self.path, &self.instance)
     }
+
+    /// Kills and removes what a spawner of this run left: processes and cgroups, no files.
+    ///
+    /// # Errors
+    /// [`InstanceError::Path`] for the first thing that could not be removed.
+    pub fn sweep_processes(&self) -> Result<Swept, InstanceError> {
+        sweep::sweep_processes(&self.instance)
+    }
 }
 
 fn at<'a>(step: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> InstanceError + use<'a> {

@@ -39,8 +39,9 @@ const UPLOADS_MAX: usize = 32;
 /// How much is read and written at a time, in bytes: fits the caches, few system calls per chunk.
 const COPY_BYTES: usize = 128 * 1024;
 
-/// Entries that one call of [`Store::tidy`] deletes: about a millisecond.
-const TIDY_ENTRIES_MAX: usize = 200;
+/// Entries that one call of [`Store::tidy`] deletes: a millisecond at most on most file systems, twenty on one that
+/// discards blocks as it frees them.
+const TIDY_ENTRIES_MAX: usize = 20;
 
 /// Paths inside a tree stay inside it: no link, no `..`, no other mount.
 const BENEATH: ResolveFlag = ResolveFlag::RESOLVE_BENEATH

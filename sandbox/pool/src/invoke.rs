@@ -15,7 +15,7 @@ use crate::{
     record::{Record, micros},
     room::Waited,
     roster::{Claim, Grant, Idle, Place, Roster, Turn},
-    sandbox::{Sandbox, StartError},
+    sandbox::{SPAWNER_GONE, Sandbox, StartError},
     wasm,
     worker::Worker,
 };
@@ -105,6 +105,7 @@ async fn make(
     place: Place,
 ) -> Result<(Seat, Start), StartError> {
     let target = &roster.target;
+    let mut tries_left = BEGIN_TRIES_MAX;
     loop {
         let means = match pool.means(shard, target) {
             Some(means) => means,
@@ -113,8 +114,14 @@ async fn make(
                 Room::Room(room) => Means::Room(room),
             },
         };
-        if let Some((sandbox, start)) = pool.make(means, shard, target).await? {
-            return Ok((seat(roster, sandbox, place, shard), start));
+        tries_left -= 1;
+        match pool.make(means, shard, target).await {
+            Ok(Some((sandbox, start))) => return Ok((seat(roster, sandbox, place, shard), start)),
+            // It died before it was bound: another may do.
+            Ok(None) => tries_left += 1,
+            // Asked again, the pool waits for the next spawner.
+            Err(error) if error.step == SPAWNER_GONE && 0 < tries_left => {}
+            Err(error) => return Err(error),
         }
     }
 }
@@ -249,6 +256,9 @@ fn not_started(error: StartError) -> Outcome {
         return Outcome::Overloaded {
             retry_after_s: RETRY_AFTER_S,
         };
+    }
+    if error.step == SPAWNER_GONE {
+        return Outcome::SandboxLost;
     }
     tracing::error!(
         step = error.step,

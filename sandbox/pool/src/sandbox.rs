@@ -29,6 +29,9 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a wasm worker may take to map a module. Large ones (a JavaScript engine) need tens of milliseconds.
 const LOAD_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// The step of a [`StartError`] that means that there was no spawner: nothing began, and the next one can do it.
+pub(crate) const SPAWNER_GONE: &str = "spawner gone";
+
 /// The step of [`crate::Outcome::CannotStart`] that is the module's own fault: it does not link, or does not fit its limits.
 pub const LOAD_STEP: &str = "load";
 
@@ -77,9 +80,8 @@ impl From<LinkError> for StartError {
                 errno,
                 message,
             },
-            LinkError::Down | LinkError::Silent | LinkError::Confused => {
-                Self::new("spawner", error.to_string())
-            }
+            LinkError::Down => Self::new(SPAWNER_GONE, error.to_string()),
+            LinkError::Silent | LinkError::Confused => Self::new("spawner", error.to_string()),
         }
     }
 }

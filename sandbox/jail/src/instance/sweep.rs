@@ -38,6 +38,19 @@ pub struct Swept {
 /// # Errors
 /// [`InstanceError::Path`] for the first thing that could not be removed.
 pub fn sweep(data_dir: &Path, instance: &str) -> Result<Swept, InstanceError> {
+    let mut swept = sweep_processes(instance)?;
+    for parent in ["trees", "bases"] {
+        swept.directories += remove_unfinished(&data_dir.join(parent))?;
+    }
+    Ok(swept)
+}
+
+/// The part of [`sweep`] that is quick whatever was left: processes and cgroups. Files wait for the next spawner, which
+/// deletes them in idle moments, or for the next start.
+///
+/// # Errors
+/// As [`sweep`].
+pub(super) fn sweep_processes(instance: &str) -> Result<Swept, InstanceError> {
     let mut swept = Swept::default();
     let name = format!("hearth-{instance}");
     for cgroup in cgroups_named(&name)? {
@@ -47,9 +60,6 @@ pub fn sweep(data_dir: &Path, instance: &str) -> Result<Swept, InstanceError> {
             remove_cgroup(directory)?;
             swept.cgroups += 1;
         }
-    }
-    for parent in ["trees", "bases"] {
-        swept.directories += remove_unfinished(&data_dir.join(parent))?;
     }
     Ok(swept)
 }

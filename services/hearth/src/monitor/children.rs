@@ -64,7 +64,8 @@ impl Children {
 
     /// Removes what a spawner that did not end by itself has left.
     pub(super) fn sweep(&self) -> Result<(), MonitorError> {
-        self.data_dir.sweep()?;
+        // Files are not looked at: deleting them can take long, and nothing is served meanwhile.
+        self.data_dir.sweep_processes()?;
         Ok(())
     }
 }
