@@ -2,6 +2,7 @@
 //! What a deploy refuses, that it leaves nothing behind then, and that it is seen whole or not at all.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -336,7 +337,7 @@ fn modules_made_to_keep_the_compiler_busy_are_refused_within_its_limits_and_the_
             scope.spawn(|| deploy("memory-bomb", &memory_bomb)),
         ];
         let mut served = 0;
-        while !bombs.iter().all(|bomb| bomb.is_finished()) {
+        while !bombs.iter().all(ScopedJoinHandle::is_finished) {
             let answer = instance.invoke("bystander", b"").expect(200);
             assert_eq!(answer.text(), "fine\n");
             served += 1;

@@ -294,12 +294,19 @@ fn too_many_invocations_of_a_function_are_refused_with_a_time_to_come_back_and_n
         "again\n"
     );
     instance.assert_clean();
-    // A gauge of what is not there any more says so.
-    instance.remove("narrow");
-    let idle = [("kind", "native"), ("state", "idle")];
-    until_true("no sandbox is idle", SOON, || {
-        instance.metric("hearth_sandboxes", &idle) == 0.0
-    });
+    instance.stop();
+}
+
+#[test]
+fn a_gauge_of_what_is_not_there_any_more_says_so() {
+    let _turn = turn::take!(shared);
+    let instance = Instance::start(&[]);
+    instance.deploy(&Package::script("counted", "cat", ""));
+    instance.invoke("counted", b"").expect(200);
+    let idle = || instance.metric("hearth_sandboxes", &[("kind", "native"), ("state", "idle")]);
+    until_true("its sandbox is idle", SOON, || idle() == 1.0);
+    instance.remove("counted");
+    until_true("no sandbox is idle", SOON, || idle() == 0.0);
     instance.stop();
 }
 
