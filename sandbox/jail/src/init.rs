@@ -2,9 +2,9 @@
 //! PID 1 of a sandbox. It runs behind every wall, without a capability, from an image that the host never executes,
 //! and does one of two things:
 //!
-//! * one process per call ([`per_call`]): it speaks [`hearth_protocol::init`] with the gateway and starts the function
+//! * one process per call (`per_call`): it speaks [`hearth_protocol::init`] with the gateway and starts the function
 //!   anew for each `Run`;
-//! * a resident program ([`resident`]): it starts the one program that the spawner was configured with, and ends when
+//! * a resident program (`resident`): it starts the one program that the spawner was configured with, and ends when
 //!   that ends.
 //!
 //! A function's process has the same uid as init. What protects init from it: it is not dumpable (no ptrace, no
