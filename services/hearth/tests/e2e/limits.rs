@@ -117,19 +117,10 @@ fn scratch_is_limited_in_bytes_and_in_files_and_the_next_invocation_finds_it_emp
         let (text, receipt) = victim.succeeds(mode);
         assert!(text.contains("No space left on device"), "{text}");
         assert_eq!(limits_hit(&receipt), ["scratch"], "{mode}: {receipt}");
-        // The kernel may be slow to give up a thousand inodes: such a sandbox is not used again. Either way a second
-        // one gets as far as the first.
-        let start = if receipt["residue"]["none"] == true {
-            "warm"
-        } else {
-            "bound"
-        };
+        // A second one gets as far as the first. Whether in the same sandbox the kernel decides: it may be slow to give
+        // up a thousand inodes, and then the sandbox is not used again.
         let answer = victim.attack(mode).expect(200);
-        assert_eq!(
-            (answer.header("hearth-start"), answer.text()),
-            (Some(start), text),
-            "{receipt}"
-        );
+        assert_eq!(answer.text(), text, "{receipt}");
         victim.recovers();
     }
     let (text, _) = victim.succeeds("scratch-fill");
