@@ -20,8 +20,9 @@ const GROWTH_DIVISOR: u64 = 20;
 /// Times that the load is run before it counts.
 const WARM_UPS: usize = 2;
 
-/// Where the whole is so small that pages count: 5 % of 10 MiB would be half a megabyte.
-const GROWTH_BYTES_MIN: u64 = 2 << 20;
+/// What the allocator's free lists differ by: over twelve loads of 1,000 invocations in a row the gateway held between
+/// 34.8 and 40.2 MB, without a trend. Of the long run's 10,000 invocations none may leave 420 bytes.
+const GROWTH_BYTES_MIN: u64 = 4 << 20;
 
 /// How many invocations this run makes.
 fn invocations() -> usize {
