@@ -111,7 +111,8 @@ impl Worker {
 
     /// A booted worker that runs as another user. Executed through a descriptor: the path may be closed to that user.
     pub(crate) fn boot_as(uid: u32) -> Self {
-        let image = File::open(WORKER).unwrap();
+        // Not 3, where the child gets its socket before it executes this.
+        let image = rustix::io::fcntl_dupfd_cloexec(File::open(WORKER).unwrap(), 10).unwrap();
         let path = format!("/proc/self/fd/{}", image.as_raw_fd());
         let mut command = Command::new(path);
         command.uid(uid);
