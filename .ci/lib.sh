@@ -42,6 +42,8 @@ need_pinned_tools() {
     need_python || return
     rm -rf "$venv"
     mkdir -p target
+    # As cargo marks the directory when it makes it: backups leave it out.
+    [ -e target/CACHEDIR.TAG ] || echo 'Signature: 8a477f597d28d172789f06886806bc55' >target/CACHEDIR.TAG
     python3 -m venv "$venv" &&
         "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
             -r .ci/requirements.txt &&

@@ -175,12 +175,12 @@ fn ready_address(lines: &Receiver<String>) -> Result<SocketAddr> {
     }
 }
 
-/// The workspace's target directory, where this benchmark was built.
+/// The target directory, where this benchmark was built as `<target>/<profile>/deps/first-…`.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     let executable = env::current_exe()?;
     let target = executable
         .ancestors()
-        .find(|folder| folder.join("CACHEDIR.TAG").exists())
+        .nth(3)
         .context("the benchmark is in no target directory")?;
     fs::create_dir_all(target.join("bench"))?;
     Ok(target.to_owned())
