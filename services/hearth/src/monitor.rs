@@ -3,6 +3,9 @@
 //!
 //! This process is root and stays small: one thread, and nothing that a stranger sent is ever parsed in it.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
 use hearth_jail::instance::{self, DataDir};
 use hearth_jail::{bases, preflight, trees};
 use hearth_protocol::{NameProblem, SmallName, TreeId};
@@ -47,6 +50,9 @@ pub(crate) enum MonitorError {
     /// The data directory or the host ids.
     #[error(transparent)]
     Instance(#[from] instance::InstanceError),
+    /// A folder above the data directory is closed to the gateway's user, which reaches its state through it.
+    #[error("the gateway's user, which is nobody else's, cannot pass through {}", path.display())]
+    ClosedParent { path: PathBuf },
     /// The embedded programs.
     #[error(transparent)]
     Images(#[from] ImageError),
@@ -100,6 +106,8 @@ impl MonitorError {
             Self::Files(FilesError::TooLow { .. }) => Failure::new(Code::CannotStart, &self).with_fix(
                 "raise it (ulimit -Hn, LimitNOFILE=, docker --ulimit nofile=), or lower --max-connections or --max-sandboxes",
             ),
+            Self::ClosedParent { .. } => Failure::new(Code::CannotStart, &self)
+                .with_fix("let others pass through it (chmod o+x), or choose another --data-dir"),
             Self::GaveUp { .. } => Failure::new(Code::Failed, &self),
             _ => Failure::new(Code::CannotStart, &self),
         }
@@ -113,12 +121,33 @@ pub(crate) fn check_host() -> Result<(), Failure> {
         .map_err(|error| MonitorError::Host(error).into_failure())
 }
 
+/// Whether any user can pass through every folder above `data_dir`. Asked here, once and with a reason: else the gateway
+/// would only fail to open its database, again and again.
+fn check_parents(data_dir: &Path) -> Result<(), MonitorError> {
+    // A path that cannot be resolved or looked at is refused where it is used, with what went wrong.
+    let resolved = data_dir
+        .canonicalize()
+        .unwrap_or_else(|_| data_dir.to_owned());
+    for path in resolved.ancestors().skip(1) {
+        let mode = path
+            .metadata()
+            .map_or(0o001, |metadata| metadata.permissions().mode());
+        if mode & 0o001 == 0 {
+            return Err(MonitorError::ClosedParent {
+                path: path.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Serves until it is told to stop. Returns with no process, cgroup or mount left.
 pub(crate) fn run(config: &Config) -> Result<(), MonitorError> {
     // Before anything that can be interrupted half-way: a start ends in order or not at all.
     let signals = signals::block().map_err(MonitorError::Signals)?;
     files::raise(config)?;
     let data_dir = DataDir::open(&config.data_dir)?;
+    check_parents(data_dir.path())?;
     let ids = data_dir.claim_ids()?;
     // Before listening: what a killed run left would count against this one's limits.
     let swept = data_dir.sweep()?;

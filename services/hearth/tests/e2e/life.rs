@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What happens when a process is killed while work is under way, and what an ended instance leaves: nothing.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -435,6 +437,23 @@ fn a_second_instance_on_the_same_data_directory_or_address_is_refused_and_told_w
     assert!(text.contains(&address), "{text}");
     assert_nothing_left(&home);
     instance.get("/healthz").expect(200);
+}
+
+#[test]
+fn a_data_directory_that_the_gateway_could_not_reach_is_refused_at_once() {
+    let _turn = turn::take!(shared);
+    let closed = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(closed.path(), Permissions::from_mode(0o700)).unwrap();
+    let output = Command::new(HEARTH)
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(closed.path().join("data"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(5), "{text}");
+    let path = closed.path().canonicalize().unwrap();
+    assert!(text.contains(&path.display().to_string()), "{text}");
 }
 
 #[test]
