@@ -16,7 +16,7 @@ use hearth_protocol::isolation::{
 };
 use nix::{
     sys::memfd::{MFdFlags, memfd_create},
-    unistd::Pid,
+    unistd::{Pid, getppid},
 };
 
 use crate::{
@@ -65,11 +65,13 @@ fn namespaces(init: Pid) -> Result<BTreeMap<String, NamespacePair>, Failure> {
             .map(|metadata| metadata.ino())
             .map_err(io_at("read a namespace's inode"))
     };
+    // The monitor's, which are the host's: the spawner has a mount namespace of its own.
+    let monitor = getppid().to_string();
     let mut all = BTreeMap::new();
     for name in namespace::NAMES {
         let pair = NamespacePair {
             sandbox: inode(&init.to_string(), name)?,
-            host: inode("self", name)?,
+            host: inode(&monitor, name)?,
         };
         all.insert(name.to_owned(), pair);
     }

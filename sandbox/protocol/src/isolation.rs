@@ -44,7 +44,7 @@ pub struct WallReading {
 pub struct NamespacePair {
     /// This sandbox's.
     pub sandbox: u64,
-    /// The spawner's.
+    /// The host's: those of the process that started the spawner.
     pub host: u64,
 }
 
