@@ -18,7 +18,7 @@ use nix::{
 use tokio::{
     io::AsyncWriteExt,
     net::unix::pipe,
-    time::{sleep_until, timeout, timeout_at},
+    time::{sleep, sleep_until, timeout, timeout_at},
 };
 
 use crate::{
@@ -45,6 +45,13 @@ const DEATH_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Charged bytes within this of the baseline count as none (design.md section 2): the kernel charges in batches of 64
 /// pages per core.
 const RESIDUE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How long the kernel may take to give back what a dead process held: stacks and page tables are freed after an RCU grace
+/// period, on a busy machine after several. What is charged longer than this is residue.
+const RESIDUE_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// How often the counts are looked at meanwhile.
+const RESIDUE_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What tmpfs counts in: pages.
 const SCRATCH_BLOCK_BYTES: u64 = 4096;
@@ -372,7 +379,7 @@ pub(crate) async fn settle(
     if !scratch.is_empty() {
         idle.sandbox.renew().await.ok()?;
     }
-    let idle = note_residue(idle, killed, scratch, record);
+    let idle = note_residue(idle, killed, scratch, record).await;
     idle.sandbox.gauges.reset_memory_peak();
     record.phases.reset_us = micros(began);
     idle_if_clean(idle, record)
@@ -439,23 +446,40 @@ fn note_usage(idle: &Idle, record: &mut Record) {
     }
 }
 
-fn note_residue(mut idle: Idle, killed: u32, scratch: ScratchUse, record: &mut Record) -> Idle {
+async fn note_residue(
+    mut idle: Idle,
+    killed: u32,
+    scratch: ScratchUse,
+    record: &mut Record,
+) -> Idle {
+    idle.counters = idle.sandbox.gauges.counters();
+    let deadline = Instant::now() + RESIDUE_WAIT_MAX;
+    let residue = loop {
+        let residue = residue_now(&mut idle, killed, scratch);
+        if residue.none || deadline <= Instant::now() {
+            break residue;
+        }
+        sleep(RESIDUE_LOOK_INTERVAL).await;
+    };
+    record.residue = Some(residue);
+    idle
+}
+
+fn residue_now(idle: &mut Idle, processes_killed: u32, scratch: ScratchUse) -> Residue {
     let gauges = &idle.sandbox.gauges;
-    idle.counters = gauges.counters();
     let charged = gauges.memory_bytes();
     // The first invocation pays for the page cache of the program's files; what comes after it must come back to it.
     let baseline = *idle.baseline_bytes.get_or_insert(charged);
     let memory_left_bytes = charged.saturating_sub(baseline);
     let processes_left = gauges.pids();
-    record.residue = Some(Residue {
-        processes_killed: killed,
+    Residue {
+        processes_killed,
         scratch_blocks: scratch.blocks,
         scratch_inodes: scratch.inodes,
         processes_left,
         memory_left_bytes,
         none: processes_left == 1 && memory_left_bytes <= RESIDUE_BYTES_MAX,
-    });
-    idle
+    }
 }
 
 /// The pipes of one invocation: our ends do not block, the function's do.
