@@ -37,6 +37,9 @@ const CONNECTIONS_DEFAULT: &str = "4096";
 /// An idle sandbox costs the kernel 378 KiB (measured): 256 are under 100 MiB.
 const SANDBOXES_DEFAULT: &str = "256";
 
+/// One burst of as many first calls on a core, until the next skeletons are made, some 3 ms each.
+const SKELETONS_DEFAULT: &str = "4";
+
 /// At 64 clients per function, four bursts; beyond that a client does better to hear 429 and come back.
 const QUEUE_LEN_DEFAULT: &str = "256";
 
@@ -55,6 +58,9 @@ const CONNECTIONS_MAX: u32 = 200_000;
 /// Each sandbox has two host ids out of the instance's block.
 const SANDBOXES_MAX: u32 = 4_000;
 
+/// A thousand kept ready for every kind of function and core are sandboxes that nobody else may have.
+const SKELETONS_MAX: u32 = 1_000;
+
 /// A queue longer than this is memory, not service.
 const QUEUE_LEN_MAX: u32 = 100_000;
 
@@ -65,7 +71,7 @@ const HOST_BYTES_MAX: usize = 253;
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// Every setting of `hearth serve`, in the order of `--help`.
-pub(crate) const SETTINGS: [Setting; 12] = [
+pub(crate) const SETTINGS: [Setting; 13] = [
     Setting {
         key: "listen",
         value: "ADDR:PORT",
@@ -107,6 +113,12 @@ pub(crate) const SETTINGS: [Setting; 12] = [
         value: "N",
         help: "Sandboxes at once, busy and waiting together",
         default: SANDBOXES_DEFAULT,
+    },
+    Setting {
+        key: "skeletons",
+        value: "N",
+        help: "Sandboxes kept ready for functions that have none yet, per kind of function and core; 0 is none",
+        default: SKELETONS_DEFAULT,
     },
     Setting {
         key: "queue_len",
@@ -155,6 +167,8 @@ pub(crate) struct Config {
     pub(crate) connections_max: u32,
     /// Sandboxes at once.
     pub(crate) sandboxes_max: u32,
+    /// Sandboxes without a function yet, per kind and shard.
+    pub(crate) skeletons: u32,
     /// Waiting invocations per function.
     pub(crate) queue_len_max: u32,
     /// How long one waits.
@@ -271,6 +285,7 @@ impl Config {
             shards: shards(layers),
             connections_max: layers.count("max_connections", CONNECTIONS_MAX),
             sandboxes_max: layers.count("max_sandboxes", SANDBOXES_MAX),
+            skeletons: skeletons(layers),
             queue_len_max: layers.count("queue_len", QUEUE_LEN_MAX),
             queue_wait_max: layers.duration("queue_wait", WAIT_MAX),
             drain_max: layers.duration("drain_timeout", WAIT_MAX),
@@ -301,6 +316,14 @@ fn allowed_hosts(layers: &mut value::Layers<'_>) -> Vec<String> {
         names.iter().all(|name| is_name(name)).then_some(names)
     });
     names.unwrap_or_default()
+}
+
+fn skeletons(layers: &mut value::Layers<'_>) -> u32 {
+    let expected = format!("a whole number from 0 to {SKELETONS_MAX}");
+    let count = layers.parse("skeletons", &expected, |text| {
+        text.parse().ok().filter(|n| *n <= SKELETONS_MAX)
+    });
+    count.unwrap_or_default()
 }
 
 fn shards(layers: &mut value::Layers<'_>) -> u16 {
@@ -380,6 +403,13 @@ mod tests {
         assert_eq!(config.allowed_hosts, ["example.org", "a.b"]);
         assert!(load(&[("allow_host", "example.org:80")], &[]).is_err());
         assert!(load(&[], &[]).unwrap().allowed_hosts.is_empty());
+    }
+
+    #[test]
+    fn there_may_be_no_skeletons_but_not_without_end() {
+        assert_eq!(load(&[], &[]).unwrap().skeletons, 4);
+        assert_eq!(load(&[("skeletons", "0")], &[]).unwrap().skeletons, 0);
+        assert!(load(&[("skeletons", "1001")], &[]).is_err());
     }
 
     #[test]

@@ -174,6 +174,7 @@ pub(crate) fn run(config: &Config) -> Result<(), MonitorError> {
             allowed_hosts: config.allowed_hosts.clone(),
             connections_max: config.connections_max,
             sandboxes_max: config.sandboxes_max,
+            skeletons: config.skeletons,
             queue_len_max: config.queue_len_max,
             queue_wait_max: config.queue_wait_max,
             drain_max: config.drain_max,
