@@ -7,72 +7,46 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
-use std::{env, thread};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::Subject;
-
-pub(crate) const NATIVE_PATH: &str = "/invoke/echo-native";
-pub(crate) const WASM_PATH: &str = "/invoke/echo-wasm";
+use crate::echoes::{self, Echo, Echoes};
+use crate::http::Connection;
+use crate::pause;
 
 /// The first start copies the base from the host's packages.
 const READY_SECONDS_MAX: u64 = 120;
 
-/// The functions' workspace, which has the echoes.
-fn functions() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../functions")
-}
-
-/// Builds the native echo, static and without a C library so that Hearth's own share shows best, and puts it into a folder
-/// of its own: bubblewrap shows the whole folder to the program.
-pub(crate) fn build_native_echo(place: &Path) -> Result<PathBuf> {
-    const PACKAGE: &str = "echo-nolibc";
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "--locked", "-p", PACKAGE])
-        .current_dir(functions())
-        // Settings of the build that runs this benchmark are not the functions'.
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env_remove("CARGO_TARGET_DIR")
-        .env_remove("CARGO_BUILD_TARGET")
-        .status()
-        .context("cannot run cargo")?;
-    ensure!(status.success(), "building {PACKAGE} ended with {status}");
-    let built = functions()
-        .join("target")
-        .join(format!("{}-unknown-linux-gnu", env::consts::ARCH))
-        .join("release")
-        .join(PACKAGE);
-    let folder = place.join("native");
-    fs::create_dir(&folder)?;
-    let program = folder.join("echo");
-    fs::copy(&built, &program).with_context(|| format!("cannot copy {}", built.display()))?;
-    Ok(program)
-}
+/// Until as many sandboxes are in a state as are waited for.
+const STATE_MAX: Duration = Duration::from_secs(120);
+const STATE_RETRY: Duration = Duration::from_millis(20);
 
 /// Hearth, ended when dropped.
 #[derive(Debug)]
 pub(crate) struct Hearth {
     child: Child,
     address: SocketAddr,
-    data: PathBuf,
-    function: PathBuf,
+    place: PathBuf,
+    /// Makes every deploy a new revision.
+    revision: usize,
 }
 
 impl Hearth {
-    pub(crate) fn start(place: &Path) -> Result<Self> {
-        let data = place.join("data");
-        let log = target_dir()?.join("bench/hearth.log");
+    /// With its data in `place`, which may have an earlier one's, and settings beside the defaults.
+    pub(crate) fn start(place: &Path, settings: &[&str]) -> Result<Self> {
+        fs::create_dir_all(place)?;
+        let log = echoes::target_dir()?.join("bench/hearth.log");
         let mut child = Command::new(env!("CARGO_BIN_EXE_hearth"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(&data)
+            .arg(place.join("data"))
+            .args(settings)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(File::create(&log)?)
+            .stderr(File::options().create(true).append(true).open(&log)?)
             .spawn()
             .context("cannot start hearth")?;
         let output = child.stdout.take().context("hearth has no output")?;
@@ -87,8 +61,8 @@ impl Hearth {
         let mut server = Self {
             child,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            data,
-            function: place.join("function"),
+            place: place.to_owned(),
+            revision: 0,
         };
         server.address = ready_address(&lines)
             .with_context(|| format!("hearth did not get ready; see {}", log.display()))?;
@@ -99,37 +73,32 @@ impl Hearth {
         self.address
     }
 
-    /// Deploys a revision that differs from every other only in a variable.
-    pub(crate) fn deploy(
-        &self,
-        subject: Subject,
-        native_echo: &Path,
-        revision: usize,
-    ) -> Result<()> {
-        let (path, built) = match subject {
-            Subject::Native => (NATIVE_PATH, native_echo.to_owned()),
-            Subject::Wasm => (WASM_PATH, functions().join("tests/bench/echo.wasm")),
-            Subject::Spawn | Subject::Bubblewrap | Subject::Axum => bail!("not a function"),
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Deploys an echo under this name as a revision that nobody has called.
+    pub(crate) fn deploy(&mut self, name: &str, echo: Echo, echoes: &Echoes) -> Result<()> {
+        self.revision += 1;
+        let function = self.place.join("function");
+        fs::create_dir_all(&function)?;
+        let entry = match echo {
+            Echo::Glibc | Echo::Nolibc => "echo",
+            Echo::Wasm => "echo.wasm",
         };
-        let name = path.trim_start_matches("/invoke/");
-        let entry = if subject == Subject::Wasm {
-            "echo.wasm"
-        } else {
-            "echo"
-        };
-        fs::create_dir_all(&self.function)?;
-        fs::copy(&built, self.function.join(entry))?;
+        fs::copy(echoes.path(echo), function.join(entry))?;
+        let revision = self.revision;
         let manifest = format!(
             "name = \"{name}\"\nentry = \"{entry}\"\ncontract = \"stdio\"\n[env]\nREVISION = \"{revision}\"\n"
         );
-        fs::write(self.function.join("function.toml"), manifest)?;
+        fs::write(function.join("function.toml"), manifest)?;
         let output = Command::new(env!("CARGO_BIN_EXE_hearth"))
             .arg("deploy")
-            .arg(&self.function)
+            .arg(&function)
             .args(["--url", &format!("http://{}", self.address)])
             .env(
                 "HEARTH_KEY",
-                fs::read_to_string(self.data.join("key"))?.trim(),
+                fs::read_to_string(self.place.join("data/key"))?.trim(),
             )
             .output()
             .context("cannot run hearth deploy")?;
@@ -140,6 +109,31 @@ impl Hearth {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(())
+    }
+
+    /// How many sandboxes of a kind are in a state, by the metrics.
+    pub(crate) fn sandboxes(&self, kind: &str, state: &str) -> Result<usize> {
+        let metrics = Connection::open(self.address)?.text("/metrics")?;
+        let key = format!("hearth_sandboxes{{kind=\"{kind}\",state=\"{state}\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&key));
+        Ok(line.context("the metric is not there")?.parse()?)
+    }
+
+    /// Waits until at least so many sandboxes of a kind are in a state.
+    pub(crate) fn wait_for(&self, kind: &str, state: &str, wanted: usize) -> Result<()> {
+        let deadline = Instant::now() + STATE_MAX;
+        loop {
+            let count = self.sandboxes(kind, state)?;
+            if wanted <= count {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{count} instead of {wanted} {kind} sandboxes are {state} after {} s",
+                STATE_MAX.as_secs()
+            );
+            pause(STATE_RETRY);
+        }
     }
 }
 
@@ -173,15 +167,4 @@ fn ready_address(lines: &Receiver<String>) -> Result<SocketAddr> {
             return address.context("it said READY without an address");
         }
     }
-}
-
-/// The target directory, where this benchmark was built as `<target>/<profile>/deps/first-…`.
-pub(crate) fn target_dir() -> Result<PathBuf> {
-    let executable = env::current_exe()?;
-    let target = executable
-        .ancestors()
-        .nth(3)
-        .context("the benchmark is in no target directory")?;
-    fs::create_dir_all(target.join("bench"))?;
-    Ok(target.to_owned())
 }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What Hearth is held against: the same executable without walls, with bubblewrap's, and an axum server without functions.
+//! The bare echo: an axum server with the gateway's layout (one single-threaded runtime and one listener per core) that starts
+//! nothing. What Hearth takes beyond it is Hearth's own.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use axum::Router;
 use axum::routing::post;
 use hyper_util::rt::TokioIo;
@@ -23,57 +23,8 @@ use nix::unistd::Pid;
 /// The argument with which this executable is the bare axum server.
 pub(crate) const AXUM_ROLE: &str = "--serve-axum";
 
-/// Connections that may wait; the benchmark opens one at a time.
-const BACKLOG: i32 = 128;
-
-/// Starts the program, gives it the bytes, reads its answer and waits for its end. The standard library uses `posix_spawn` here.
-pub(crate) fn spawn(program: &Path, payload: &[u8]) -> Result<()> {
-    echo_through(&mut Command::new(program), payload)
-}
-
-/// The same within bubblewrap: new namespaces of every kind that it knows, and nothing of the host but the program's folder.
-pub(crate) fn bubblewrap(program: &Path, payload: &[u8]) -> Result<()> {
-    let folder = program.parent().context("the program is in no folder")?;
-    let file = program.file_name().context("the program has no name")?;
-    let mut command = Command::new("bwrap");
-    command.args(["--unshare-all", "--die-with-parent", "--ro-bind"]);
-    command.arg(folder).arg("/function");
-    command.args(["--proc", "/proc", "--dev", "/dev", "--chdir", "/function"]);
-    command.arg(Path::new("/function").join(file));
-    echo_through(&mut command, payload)
-}
-
-/// Whether bubblewrap can be measured at all.
-pub(crate) fn has_bubblewrap() -> bool {
-    Command::new("bwrap")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
-}
-
-fn echo_through(command: &mut Command, payload: &[u8]) -> Result<()> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(payload)?;
-    }
-    let mut output = Vec::new();
-    if let Some(mut stdout) = child.stdout.take() {
-        stdout.read_to_end(&mut output)?;
-    }
-    let status = child.wait()?;
-    ensure!(
-        status.success() && output == payload,
-        "{} ended with {status}",
-        command.get_program().display()
-    );
-    Ok(())
-}
+/// Connections that may wait; the benchmark opens 256 at once.
+const BACKLOG: i32 = 1024;
 
 /// The bare axum server, in a process of its own as Hearth's gateway is.
 #[derive(Debug)]
@@ -103,6 +54,10 @@ impl Axum {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 }
 
