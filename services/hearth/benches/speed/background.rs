@@ -11,6 +11,7 @@ use crate::echoes::{Echo, Echoes};
 use crate::figures::{Call, Calls, Figures};
 use crate::http::{self, Connection};
 use crate::options::Length;
+use crate::placement::{Placed, Placement};
 use crate::server::Hearth;
 use crate::subjects::Subject;
 use crate::{PAYLOAD, pause};
@@ -88,9 +89,9 @@ fn round(hearth: &Hearth, wanted: usize, figures: &mut Figures) -> Result<()> {
 struct Caller {
     connection: Connection,
     invoke: Vec<u8>,
-    health: Vec<u8>,
     native: Calls,
     healthz: Calls,
+    placed: Option<Placed>,
 }
 
 impl Caller {
@@ -99,12 +100,13 @@ impl Caller {
         let mut caller = Self {
             connection: Connection::open(hearth.address())?,
             invoke: http::post("/invoke/called", PAYLOAD),
-            health: http::get("/healthz"),
             native: Calls::default(),
             healthz: Calls::default(),
+            placed: None,
         };
         caller.calls(1)?;
         caller.take();
+        caller.placed = caller.connection.place(Placement::SameCore)?;
         Ok(caller)
     }
 
@@ -114,8 +116,7 @@ impl Caller {
             self.native
                 .time(|| self.connection.echo(&self.invoke, PAYLOAD))?;
             pause(SPACING);
-            self.healthz
-                .time(|| self.connection.call(&self.health).map(|_answer| None))?;
+            self.healthz.time(|| self.connection.healthz())?;
         }
         Ok(())
     }

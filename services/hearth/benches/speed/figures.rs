@@ -19,6 +19,8 @@ use crate::usage::Usage;
 pub(crate) enum Call {
     /// Not the first.
     Warm,
+    /// The same with the caller on another core than what answers it.
+    WarmOtherCore,
     /// The first, with a ready skeleton.
     Bound,
     /// The first, without one.
@@ -33,6 +35,7 @@ impl Call {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Warm => "warm",
+            Self::WarmOtherCore => "warm, other core",
             Self::Bound => "first, bound",
             Self::Created => "first, created",
             Self::During => "skeletons being made",
@@ -171,11 +174,20 @@ impl ThroughputRow {
 #[derive(Debug)]
 pub(crate) struct Memory {
     pub(crate) sandboxes: usize,
+    /// Over all of them.
     pub(crate) kib_each: f64,
     /// The same for each part of them.
     pub(crate) parts_kib_each: Vec<f64>,
     pub(crate) gateway_rss_kib: u64,
     pub(crate) sandbox_rss_kib: u64,
+}
+
+impl Memory {
+    /// The larger of the whole and the median part: the first part may find memory that deploys have left to the kernel's
+    /// allocators, which nobody else gets and which does not show as a drop.
+    pub(crate) fn kib_judged(&self) -> f64 {
+        self.kib_each.max(median(&self.parts_kib_each))
+    }
 }
 
 /// Everything that was measured.

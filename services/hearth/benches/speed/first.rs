@@ -11,6 +11,7 @@ use crate::echoes::{Echo, Echoes};
 use crate::figures::{Call, Calls, Figures};
 use crate::http::{self, Connection};
 use crate::options::Length;
+use crate::placement::Placement;
 use crate::server::Hearth;
 use crate::subjects::Subject;
 use crate::{PAYLOAD, SPACINGS, pause};
@@ -91,7 +92,8 @@ fn calls(hearth: &Hearth, spacing: Duration, count: usize) -> Result<Calls> {
         .collect();
     let mut connection = Connection::open(hearth.address())?;
     // The connection is open and accepted before the calls that count.
-    connection.call(&http::get("/healthz"))?;
+    connection.healthz()?;
+    let _placed = connection.place(Placement::SameCore)?;
     pause(SETTLE);
     let mut calls = Calls::default();
     for request in requests {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::placement::{Placed, Placement};
+
 /// No call of the benchmark comes near it: a server that hangs ends the benchmark instead.
 pub(crate) const ANSWER_SECONDS_MAX: u64 = 30;
 
@@ -128,6 +130,16 @@ impl Connection {
         let (head, answer) = self.call(request)?;
         check(&head, answer, body)?;
         Ok(head.start.map(str::to_owned))
+    }
+
+    /// Puts this thread beside what answers this connection, or away from it; after the first answer.
+    pub(crate) fn place(&self, placement: Placement) -> Result<Option<Placed>> {
+        Placed::put(&self.stream, placement)
+    }
+
+    /// Asks the gateway for nothing.
+    pub(crate) fn healthz(&mut self) -> Result<Option<String>> {
+        self.text("/healthz").map(|_text| None)
     }
 
     /// The body of what is at this path.

@@ -9,6 +9,7 @@ use anyhow::Result;
 use crate::figures::{Call, Calls, Figures};
 use crate::http::Connection;
 use crate::options::Length;
+use crate::placement::Placement;
 use crate::subjects::{LATENCY, Server, Subject, Way, World};
 use crate::{PAYLOAD, SPACINGS, pause};
 
@@ -17,6 +18,12 @@ const QUICK: [usize; 3] = [200, 30, 8];
 /// The same for programs that take 4 to 40.
 const SLOW: [usize; 3] = [25, 15, 5];
 const SHORT: [usize; 3] = [10, 4, 1];
+
+/// The targets are judged by the first.
+const PLACEMENTS: [(Call, Placement); 2] = [
+    (Call::Warm, Placement::SameCore),
+    (Call::WarmOtherCore, Placement::OtherCore),
+];
 
 /// One round of every subject.
 pub(crate) fn round(world: &World, length: Length, figures: &mut Figures) -> Result<()> {
@@ -37,22 +44,40 @@ pub(crate) fn round(world: &World, length: Length, figures: &mut Figures) -> Res
                 ) => SLOW,
                 (Length::Full, _) => QUICK,
             };
-            let calls = match way {
-                Way::Http(server) => over_http(&server, spacing, counts[index]),
-                Way::Program(program) => program.in_its_view(|| {
-                    calls(spacing, counts[index], || program.call().map(|()| None))
-                })?,
-            }?;
-            figures.add_calls(subject, Call::Warm, spacing, calls);
+            let count = counts[index];
+            match way {
+                Way::Http(server) => {
+                    for (call, placement) in PLACEMENTS {
+                        if let Some(calls) = over_http(&server, placement, spacing, count)? {
+                            figures.add_calls(subject, call, spacing, calls);
+                        }
+                    }
+                }
+                Way::Program(program) => {
+                    let call = || program.call().map(|()| None);
+                    let calls = program.in_its_view(|| calls(spacing, count, call))??;
+                    figures.add_calls(subject, Call::Warm, spacing, calls);
+                }
+            }
         }
     }
     Ok(())
 }
 
-/// Over a new connection, because the kernel decides by its port which shard takes it: the rounds meet all of them.
-fn over_http(server: &Server, spacing: Duration, count: usize) -> Result<Calls> {
+/// Over a new connection, because the kernel decides by its port which shard takes it: the rounds meet all of them. Nothing
+/// where there is no such place for the caller.
+fn over_http(
+    server: &Server,
+    placement: Placement,
+    spacing: Duration,
+    count: usize,
+) -> Result<Option<Calls>> {
     let mut connection = Connection::open(server.address)?;
-    calls(spacing, count, || connection.echo(&server.request, PAYLOAD))
+    connection.echo(&server.request, PAYLOAD)?;
+    let Some(_placed) = connection.place(placement)? else {
+        return Ok(None);
+    };
+    calls(spacing, count, || connection.echo(&server.request, PAYLOAD)).map(Some)
 }
 
 /// After one call that is not counted.

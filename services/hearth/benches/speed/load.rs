@@ -2,8 +2,8 @@
 //! The load generator: one thread, one epoll, N keep-alive connections that each send the next request as soon as they
 //! have the answer to the last. The same for every server.
 //!
-//! It runs on the cores that the servers run on, and is pinned to none of them: the servers have a thread per core, so that
-//! any core it were pinned to would be one that only some servers have to share.
+//! It runs on the cores that the servers run on. With one connection it shares the core of what answers it, as the spaced calls
+//! do; with more it is pinned to none: all cores are busy, and one that it were pinned to would be one shard's loss.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::http::{self, ANSWER_SECONDS_MAX, Head, Piece};
+use crate::placement::{Placed, Placement};
 
 /// Events taken at once.
 const EVENTS_MAX: usize = 64;
@@ -47,6 +48,10 @@ pub(crate) fn drive<M>(
     let mut load = Load::open(target, connections)?;
     load.send_all()?;
     load.until(Instant::now() + warm_up)?;
+    let _placed = match load.lanes.as_slice() {
+        [only] => Placed::put(&only.stream, Placement::SameCore)?,
+        _ => None,
+    };
     let before = mark()?;
     load.latencies.clear();
     let began = Instant::now();

@@ -34,10 +34,10 @@ pub(crate) fn write(figures: &Figures, targets: &[Target], machine: &Value) -> R
     for gap in &figures.gaps {
         writeln!(out, "NOT MEASURED: {gap}")?;
     }
-    target_table(targets, &mut out)?;
-    for (what, measured_by) in ELSEWHERE {
-        writeln!(out, "measured by {measured_by}: {what}")?;
+    if !figures.makings.is_empty() || !figures.gaps.is_empty() {
+        writeln!(out)?;
     }
+    target_table(targets, &mut out)?;
     writeln!(out, "\nas JSON, with every round: {}", file.display())?;
     Ok(())
 }
@@ -137,9 +137,12 @@ fn memory_table(figures: &Figures, out: &mut impl Write) -> Result<()> {
 }
 
 fn target_table(targets: &[Target], out: &mut impl Write) -> Result<()> {
+    if targets.is_empty() {
+        return Ok(());
+    }
     writeln!(
         out,
-        "\n| target | value | wanted | verdict |\n| --- | ---: | ---: | --- |"
+        "| target | value | wanted | verdict |\n| --- | ---: | ---: | --- |"
     )?;
     for target in targets {
         let value = target.value.map_or_else(
@@ -157,6 +160,9 @@ fn target_table(targets: &[Target], out: &mut impl Write) -> Result<()> {
             target.unit,
             target.verdict().name()
         )?;
+    }
+    for (what, measured_by) in ELSEWHERE {
+        writeln!(out, "| {what} | | | measured by {measured_by} |")?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::SPACINGS;
 use crate::background;
-use crate::figures::{Call, Figures, LatencyRow, ratio};
+use crate::figures::{Call, Figures, LatencyRow, Memory, median, ratio};
 use crate::options::{Options, Section};
 use crate::subjects::Subject;
 
@@ -237,7 +237,7 @@ fn memory(figures: &Figures) -> Vec<Target> {
     ];
     let targets = kinds.into_iter().map(|(subject, what, limit)| Target {
         what: what.to_owned(),
-        value: figures.memory(subject).map(|memory| memory.kib_each),
+        value: figures.memory(subject).map(Memory::kib_judged),
         wanted: Wanted::AtMost(limit),
         unit: "KiB",
     });
@@ -263,7 +263,7 @@ fn background(figures: &Figures) -> Vec<Target> {
 }
 
 fn p50(row: &LatencyRow) -> f64 {
-    crate::figures::median(&row.p50s())
+    median(&row.p50s())
 }
 
 /// The median of the differences within each round.
@@ -271,7 +271,7 @@ fn difference(above: &LatencyRow, below: &LatencyRow) -> f64 {
     let (above, below) = (above.p50s(), below.p50s());
     let rounds = above.iter().zip(&below);
     let differences: Vec<f64> = rounds.map(|(above, below)| above - below).collect();
-    crate::figures::median(&differences)
+    median(&differences)
 }
 
 fn text(spacing: Duration) -> String {

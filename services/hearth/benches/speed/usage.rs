@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// `USER_HZ`, which is 100 on every architecture that Hearth builds for.
 const TICK_US: f64 = 10_000.0;
@@ -118,6 +118,54 @@ fn is_spawner(pid: u32) -> bool {
 fn resident_kib(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     kib_of(&status, "VmRSS:").unwrap_or_default()
+}
+
+/// Who used the processors since the start of the benchmark.
+#[derive(Debug)]
+pub(crate) struct Quiet {
+    before: Moment,
+}
+
+#[derive(Debug)]
+struct Moment {
+    /// Of this process and everything that it started.
+    ours_us: f64,
+    /// Of everybody, the host of a virtual machine included.
+    busy_us: f64,
+    all_us: f64,
+}
+
+impl Quiet {
+    pub(crate) fn begin() -> Result<Self> {
+        let before = Moment::now()?;
+        Ok(Self { before })
+    }
+
+    /// The share of all processor time that others took. Kernel threads are others, also where they clean up after Hearth.
+    pub(crate) fn foreign_share(&self) -> Result<f64> {
+        let (before, after) = (&self.before, Moment::now()?);
+        let foreign_us = (after.busy_us - before.busy_us) - (after.ours_us - before.ours_us);
+        Ok(foreign_us / (after.all_us - before.all_us))
+    }
+}
+
+impl Moment {
+    fn now() -> Result<Self> {
+        let text = fs::read_to_string("/proc/stat")?;
+        let line = text.lines().next().context("/proc/stat is empty")?;
+        let fields = line.split_whitespace().skip(1);
+        let ticks: Vec<f64> = fields.map(|field| field.parse().unwrap_or(0.0)).collect();
+        // user, nice, system, idle, iowait, irq, softirq, steal; the rest is part of user and nice.
+        let [user, nice, system, idle, iowait, irq, softirq, steal, ..] = ticks[..] else {
+            bail!("not the processors' line: {line}");
+        };
+        let busy = user + nice + system + irq + softirq + steal;
+        Ok(Self {
+            ours_us: Usage::of(std::process::id())?.cpu_us,
+            busy_us: busy * TICK_US,
+            all_us: (busy + idle + iowait) * TICK_US,
+        })
+    }
 }
 
 /// `MemAvailable`, in KiB.
