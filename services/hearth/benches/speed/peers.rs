@@ -24,6 +24,9 @@ use crate::PAYLOAD;
 /// Where wasmtime is, if it is not in PATH.
 const WASMTIME_VARIABLE: &str = "HEARTH_BENCH_WASMTIME";
 
+/// wasmtime would keep what it compiled the first time.
+const RUN_WITHOUT_CACHE: [&str; 3] = ["run", "-C", "cache=n"];
+
 /// The unified hierarchy of a host that has both versions of cgroups.
 const HYBRID_V2_TREE: &str = "/sys/fs/cgroup/unified";
 
@@ -115,9 +118,9 @@ impl Program {
     /// wasmtime, which compiles the module first.
     pub(crate) fn wasmtime(module: &Path) -> Result<Self> {
         let tool = find_wasmtime()?;
-        // Else it would keep what it compiled the first time.
-        let arguments = ["run".into(), "-C".into(), "cache=n".into(), module.into()];
-        Self::new(&tool, arguments).tried()
+        let mut program = Self::new(&tool, RUN_WITHOUT_CACHE.map(OsString::from));
+        program.arguments.push(module.into());
+        program.tried()
     }
 
     /// wasmtime, with the module compiled now.
@@ -131,11 +134,11 @@ impl Program {
             .arg(&compiled)
             .status()?;
         ensure!(status.success(), "wasmtime compile ended with {status}");
-        Self::new(
-            &tool,
-            ["run".into(), "--allow-precompiled".into(), compiled.into()],
-        )
-        .tried()
+        let mut program = Self::new(&tool, RUN_WITHOUT_CACHE.map(OsString::from));
+        program
+            .arguments
+            .extend(["--allow-precompiled".into(), compiled.into()]);
+        program.tried()
     }
 
     /// Gives itself where one call succeeds: a peer that does not run here is a gap, not the end of the benchmark.
