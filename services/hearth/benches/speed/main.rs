@@ -87,17 +87,7 @@ fn bench(options: &Options) -> Result<ExitCode> {
         .context("cannot make a temporary directory")?;
     let echoes = Echoes::build(place.path())?;
     let mut figures = Figures::default();
-    interleaved(options, place.path(), &echoes, &mut figures)?;
-    if options.wants(Section::Memory) {
-        progress("memory");
-        let parts = options.rounds.min(PARTS_MAX);
-        memory::measure(place.path(), &echoes, options.length, parts, &mut figures)?;
-    }
-    if options.wants(Section::Background) {
-        progress("background");
-        let rounds = options.rounds;
-        background::measure(place.path(), &echoes, options.length, rounds, &mut figures)?;
-    }
+    let measured = measure(options, place.path(), &echoes, &mut figures);
     let targets = match (options.length, options.verdicts) {
         // Its few calls say nothing about times.
         (Length::Short, Verdicts::Shown) => Vec::new(),
@@ -110,6 +100,8 @@ fn bench(options: &Options) -> Result<ExitCode> {
             "the machine was not quiet: others used its processors meanwhile; do not quote these figures",
         );
     }
+    // After the report: what was measured until then is not lost.
+    measured?;
     let all_met = targets
         .iter()
         .all(|target| target.verdict() == Verdict::Met);
@@ -117,6 +109,21 @@ fn bench(options: &Options) -> Result<ExitCode> {
         Verdicts::Checked if !all_met => ExitCode::FAILURE,
         Verdicts::Checked | Verdicts::Shown => ExitCode::SUCCESS,
     })
+}
+
+fn measure(options: &Options, place: &Path, echoes: &Echoes, figures: &mut Figures) -> Result<()> {
+    interleaved(options, place, echoes, figures)?;
+    if options.wants(Section::Memory) {
+        progress("memory");
+        let parts = options.rounds.min(PARTS_MAX);
+        memory::measure(place, echoes, options.length, parts, figures).context("memory")?;
+    }
+    if options.wants(Section::Background) {
+        progress("background");
+        background::measure(place, echoes, options.length, options.rounds, figures)
+            .context("background")?;
+    }
+    Ok(())
 }
 
 /// The sections whose subjects take turns.
@@ -137,6 +144,9 @@ fn interleaved(
     } else {
         None
     };
+    if first.is_none() && world.is_none() {
+        return Ok(());
+    }
     for round in 1..=options.rounds {
         progress(&format!("round {round} of {}", options.rounds));
         if let Some(first) = &mut first {

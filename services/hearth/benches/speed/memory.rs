@@ -61,13 +61,14 @@ pub(crate) fn measure(
 
 /// Calls every function once, and looks at the memory before, between the parts and after.
 fn fill(hearth: &Hearth, echo: Echo, sandboxes: usize, parts: usize) -> Result<Memory> {
-    let mut connection = Connection::open(hearth.address())?;
     let at_start = settled_kib()?;
     let mut before = at_start;
     let mut called = 0;
     let mut kib_each = Vec::new();
     for part in 1..=parts {
         let end = sandboxes * part / parts;
+        // Not before: a connection that says nothing for ten seconds is closed.
+        let mut connection = Connection::open(hearth.address())?;
         for index in called..end {
             let request = http::post(&format!("/invoke/{}", name(index)), PAYLOAD);
             connection.echo(&request, PAYLOAD)?;
