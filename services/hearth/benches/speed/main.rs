@@ -57,9 +57,6 @@ pub(crate) const SPACINGS: [Duration; 3] = [
     Duration::from_millis(250),
 ];
 
-/// Of all processor time. What the kernel cleans up after sandboxes counts as others' and stays below it.
-const FOREIGN_SHARE_MAX: f64 = 0.05;
-
 /// Of the memory section; more would be so small that what happens beside them shows.
 const PARTS_MAX: usize = 5;
 
@@ -88,18 +85,14 @@ fn bench(options: &Options) -> Result<ExitCode> {
     let echoes = Echoes::build(place.path())?;
     let mut figures = Figures::default();
     let measured = measure(options, place.path(), &echoes, &mut figures);
+    let foreign_share = quiet.foreign_share()?;
     let targets = match (options.length, options.verdicts) {
         // Its few calls say nothing about times.
         (Length::Short, Verdicts::Shown) => Vec::new(),
-        _ => targets::of(&figures, options),
+        _ => targets::of(&figures, options, foreign_share),
     };
-    let machine = machine(options, quiet.foreign_share()?, began.elapsed());
-    report::write(&figures, &targets, &machine)?;
-    if FOREIGN_SHARE_MAX < quiet.foreign_share()? {
-        progress(
-            "the machine was not quiet: others used its processors meanwhile; do not quote these figures",
-        );
-    }
+    let machine = machine(options, foreign_share, began.elapsed());
+    report::write(&figures, &targets, &machine, options.length)?;
     // After the report: what was measured until then is not lost.
     measured?;
     let all_met = targets

@@ -9,12 +9,22 @@ use serde_json::{Value, json};
 
 use crate::echoes;
 use crate::figures::{Call, Figures, LatencyRow, median, ratio};
+use crate::options::Length;
 use crate::subjects::Subject;
 use crate::targets::{ELSEWHERE, Target, Wanted};
 
-/// Prints everything and writes `target/bench/speed.json`.
-pub(crate) fn write(figures: &Figures, targets: &[Target], machine: &Value) -> Result<()> {
-    let file = echoes::target_dir()?.join("bench/speed.json");
+/// Prints everything and writes `target/bench/speed.json`, or `speed-short.json` for what nobody is to quote.
+pub(crate) fn write(
+    figures: &Figures,
+    targets: &[Target],
+    machine: &Value,
+    length: Length,
+) -> Result<()> {
+    let name = match length {
+        Length::Full => "bench/speed.json",
+        Length::Short => "bench/speed-short.json",
+    };
+    let file = echoes::target_dir()?.join(name);
     fs::write(
         &file,
         serde_json::to_vec_pretty(&as_json(figures, targets, machine))?,

@@ -12,6 +12,10 @@ use crate::subjects::Subject;
 /// No minor faults per call, but for the odd one of a page of statistics or a grown buffer.
 const FAULTS_MAX: f64 = 0.01;
 
+/// What others may use of all processor time, if the figures are to be believed. What the kernel cleans up after sandboxes counts
+/// as others'.
+const FOREIGN_PERCENT_MAX: f64 = 10.0;
+
 /// Connections at which throughput is compared.
 const CONNECTIONS: usize = 64;
 
@@ -82,8 +86,13 @@ pub(crate) const ELSEWHERE: [(&str, &str); 3] = [
 ];
 
 /// The targets of the sections that ran.
-pub(crate) fn of(figures: &Figures, options: &Options) -> Vec<Target> {
-    let mut targets = Vec::new();
+pub(crate) fn of(figures: &Figures, options: &Options, foreign_share: f64) -> Vec<Target> {
+    let mut targets = vec![Target {
+        what: "a quiet machine: processor time of others, of all".to_owned(),
+        value: Some(foreign_share * 100.0),
+        wanted: Wanted::AtMost(FOREIGN_PERCENT_MAX),
+        unit: "%",
+    }];
     if options.wants(Section::Latency) {
         targets.extend(warm(figures));
     }
