@@ -92,24 +92,51 @@ impl SandboxCgroup {
             .map_err(io_at("open a cgroup's tasks file"))
     }
 
-    /// Memory (swap none), processes, CPU.
-    pub(crate) fn limit(&self, limits: &SandboxLimits) -> Result<(), Failure> {
+    /// Memory (swap none), processes, CPU; what is as it was `before` is not written again.
+    pub(crate) fn limit(
+        &self,
+        limits: &SandboxLimits,
+        before: Option<&SandboxLimits>,
+    ) -> Result<(), Failure> {
         let v2 = self.layout == CgroupLayout::V2;
-        let memory = MemController::new(self.memory.clone(), v2);
-        let bytes = i64::try_from(limits.memory_bytes).unwrap_or(i64::MAX);
-        memory
-            .set_limit(bytes)
-            .map_err(|error| controller_failure("set the memory limit", &error))?;
-        self.limit_swap(&memory, bytes)?;
-        let pids = PidController::new(self.pids.clone(), v2);
-        pids.set_pid_max(MaxValue::Value(limits.pids.into()))
-            .map_err(|error| controller_failure("set the process limit", &error))?;
+        if before.is_none_or(|before| before.memory_bytes != limits.memory_bytes) {
+            let bytes = |limits: &SandboxLimits| i64::try_from(limits.memory_bytes);
+            let before = before.map(|before| bytes(before).unwrap_or(i64::MAX));
+            self.limit_memory(bytes(limits).unwrap_or(i64::MAX), before)?;
+        }
+        if before.is_none_or(|before| before.pids != limits.pids) {
+            let pids = PidController::new(self.pids.clone(), v2);
+            pids.set_pid_max(MaxValue::Value(limits.pids.into()))
+                .map_err(|error| controller_failure("set the process limit", &error))?;
+        }
+        if before.is_some_and(|before| before.cpu_millis == limits.cpu_millis) {
+            return Ok(());
+        }
         let cpu = CpuController::new(self.cpu.clone(), v2);
         // period / 1000 microseconds for each thousandth of a core.
         let quota =
             i64::from(limits.cpu_millis) * i64::try_from(CPU_PERIOD_US / 1000).unwrap_or(i64::MAX);
         cpu.set_cfs_quota_and_period(Some(quota), Some(CPU_PERIOD_US))
             .map_err(|error| controller_failure("set the CPU limit", &error))
+    }
+
+    fn limit_memory(&self, bytes: i64, before: Option<i64>) -> Result<(), Failure> {
+        let v2 = self.layout == CgroupLayout::V2;
+        let memory = MemController::new(self.memory.clone(), v2);
+        let set = || {
+            memory
+                .set_limit(bytes)
+                .map_err(|error| controller_failure("set the memory limit", &error))
+        };
+        // v1 refuses a sum of memory and swap that is below the memory: each is moved first in the direction in which
+        // it is free.
+        if before.is_some_and(|before| before < bytes) {
+            self.limit_swap(&memory, bytes)?;
+            set()
+        } else {
+            set()?;
+            self.limit_swap(&memory, bytes)
+        }
     }
 
     fn limit_swap(&self, memory: &MemController, memory_bytes: i64) -> Result<(), Failure> {

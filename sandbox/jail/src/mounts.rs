@@ -11,7 +11,7 @@ use std::{
     os::fd::BorrowedFd,
 };
 
-use hearth_protocol::init::ScratchUse;
+use hearth_protocol::{init::ScratchUse, spawner::SandboxLimits};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns},
@@ -42,6 +42,14 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
+    pub(crate) fn new(limits: &SandboxLimits, ids: Ids) -> Self {
+        Self {
+            bytes: limits.scratch_bytes,
+            inodes: limits.scratch_inodes,
+            ids,
+        }
+    }
+
     /// As tmpfs(5) wants them. Huge pages never: one byte written would be charged as two megabytes.
     pub(crate) fn options(&self) -> String {
         let Self {
@@ -76,29 +84,30 @@ fn number(value: u64) -> CString {
     CString::new(value.to_string()).unwrap_or_default()
 }
 
-/// Mounts `tree` read-only at `/function` and gives scratch its size.
+/// Mounts `tree` read-only at `/function`, and gives scratch another size, where either is asked for.
 pub(crate) fn bind(
     sandbox: BorrowedFd<'_>,
     home: &Home,
     tree: Option<&CStr>,
-    scratch: &Scratch,
+    resized: Option<&Scratch>,
 ) -> Result<(), Failure> {
+    if tree.is_none() && resized.is_none() {
+        return Ok(());
+    }
     // Everything that can be made outside is, so that the time inside is two system calls.
     let files = tree.map(read_only_copy).transpose()?;
-    let options = scratch.options();
+    let options = resized.map(Scratch::options);
     home.visit(sandbox, || {
         if let Some(files) = &files {
             sys::mount::attach(files, FUNCTION).map_err(at("mount the function's files"))?;
         }
-        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(
-            None::<&str>,
-            SCRATCH,
-            None::<&str>,
-            flags,
-            Some(options.as_str()),
-        )
-        .map_err(at("give scratch its size"))
+        if let Some(options) = &options {
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+            let options = Some(options.as_str());
+            mount(None::<&str>, SCRATCH, None::<&str>, flags, options)
+                .map_err(at("give scratch its size"))?;
+        }
+        Ok(())
     })
 }
 

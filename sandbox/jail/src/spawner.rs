@@ -17,6 +17,7 @@ mod bind;
 mod create;
 mod destroy;
 mod events;
+mod limits;
 mod link;
 mod requests;
 mod table;

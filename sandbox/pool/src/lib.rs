@@ -24,6 +24,7 @@ mod output;
 mod pool;
 mod receipt;
 mod record;
+mod refill;
 mod reply;
 mod room;
 mod roster;

@@ -16,13 +16,16 @@ use hearth_protocol::{
     frame::PACKET_BYTES_MAX,
     init::ScratchUse,
     spawner::{
-        Cause, Event, Handover, Host, Request, RequestId, SandboxId, SandboxLimits, SkeletonSpec,
-        Totals, UploadId,
+        Cause, Event, Handover, Host, Request, RequestId, SandboxId, SandboxLimits, Totals,
+        UploadId,
     },
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::channel::{Channel, ChannelError};
+use crate::{
+    channel::{Channel, ChannelError},
+    sandbox::Order,
+};
 
 /// How long the spawner may take to answer one request: two orders of magnitude above its slowest step. A spawner that
 /// is slower is stuck, and what waits for it must not be.
@@ -194,12 +197,16 @@ impl Link {
     /// Has a skeleton made. `room` is held until nothing of it is left.
     pub(crate) async fn create(
         &self,
-        spec: SkeletonSpec,
+        order: Order,
         room: OwnedSemaphorePermit,
     ) -> Result<Created, LinkError> {
-        let answer = self
-            .ask(|request| Request::Create { request, spec }, Some(room))
-            .await?;
+        let Order { spec, limits } = order;
+        let create = |request| Request::Create {
+            request,
+            spec,
+            limits,
+        };
+        let answer = self.ask(create, Some(room)).await?;
         let Some(mut newborn) = answer.newborn else {
             return Err(LinkError::Confused);
         };

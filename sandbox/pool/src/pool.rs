@@ -20,17 +20,15 @@ use crate::{
     invoke::drive,
     link::{Link, LinkError},
     record::Record,
+    refill::{Pace, keep_stocked},
     room::Room,
     roster::{Place, Roster},
-    sandbox::{Sandbox, StartError, skeleton_spec},
+    sandbox::{Sandbox, Skeleton, StartError, order, skeleton_spec},
     stock::Stock,
 };
 
 /// How often idle sandboxes are looked over.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long the maker of skeletons rests after a failure, so that a host that cannot make any is not hammered.
-const MAKING_BACKOFF: Duration = Duration::from_millis(500);
 
 /// How large an isolation report may be. In bytes.
 const REPORT_BYTES_MAX: u64 = 1024 * 1024;
@@ -43,11 +41,12 @@ pub struct Pool {
     pub(crate) room: Room,
     /// Bytes of streamed output that callers have not taken.
     untaken: Arc<Semaphore>,
-    stock: Stock,
+    pub(crate) stock: Stock,
     rosters: Mutex<HashMap<usize, Arc<Roster>>>,
     /// Targets that are retired while somebody may still invoke them.
     retired: Mutex<Vec<Weak<Target>>>,
-    lacking: Notify,
+    pub(crate) lacking: Notify,
+    pub(crate) pace: Pace,
 }
 
 /// What a sandbox is doing, for metrics.
@@ -107,6 +106,7 @@ impl Pool {
             rosters: Mutex::default(),
             retired: Mutex::default(),
             lacking: Notify::new(),
+            pace: Pace::default(),
         });
         tokio::spawn(keep_stocked(Arc::clone(&pool)));
         tokio::spawn(keep_pruned(Arc::clone(&pool)));
@@ -143,7 +143,7 @@ impl Pool {
     pub fn adopt(&self, target: &Arc<Target>) {
         let mut new = false;
         for shard in &self.config.shards {
-            new |= self.stock.want(&skeleton_spec(target, shard.core));
+            new |= self.stock.want(order(target, shard.core));
         }
         self.roster(target);
         if new || 0 < target.scaling.warm_min {
@@ -264,6 +264,7 @@ impl Pool {
 
     /// What a sandbox of this target on this shard can be made from right now.
     pub(crate) fn means(&self, shard: usize, target: &Target) -> Option<Means> {
+        self.pace.note_need();
         let skeleton = self.stock.take(&skeleton_spec(target, self.core(shard)));
         match skeleton {
             Some(skeleton) => {
@@ -283,17 +284,18 @@ impl Pool {
         target: &Target,
     ) -> Result<Option<(Sandbox, Start)>, StartError> {
         let core = self.core(shard);
-        let (sandbox, start) = match means {
+        let (skeleton, start) = match means {
             Means::Skeleton(skeleton) => (skeleton, Start::Bound),
             Means::Room(room) => {
-                let spec = skeleton_spec(target, core);
-                let sandbox = Sandbox::create(&self.link().await?, &spec, room).await?;
-                (sandbox, Start::Created)
+                let link = self.link().await?;
+                let skeleton = Skeleton::create(&link, &order(target, core), room).await?;
+                (skeleton, Start::Created)
             }
         };
-        match sandbox.bind(target, core).await {
-            Ok(()) => Ok(Some((sandbox, start))),
-            Err(_) if start == Start::Bound && sandbox.death.is_seen() => Ok(None),
+        let death = Arc::clone(&skeleton.death);
+        match skeleton.bind(target, core).await {
+            Ok(sandbox) => Ok(Some((sandbox, start))),
+            Err(_) if start == Start::Bound && death.is_seen() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -356,7 +358,7 @@ impl Pool {
     }
 
     /// A place that a minimum asks for.
-    fn lacking_minimum(&self) -> Option<(Arc<Roster>, Place)> {
+    pub(crate) fn lacking_minimum(&self) -> Option<(Arc<Roster>, Place)> {
         self.rosters()
             .values()
             .find_map(|roster| Some((Arc::clone(roster), roster.claim_for_minimum()?)))
@@ -367,7 +369,7 @@ impl Pool {
 #[derive(Debug)]
 pub(crate) enum Means {
     /// A ready skeleton.
-    Skeleton(Sandbox),
+    Skeleton(Skeleton),
     /// The right to one more sandbox on this host.
     Room(OwnedSemaphorePermit),
 }
@@ -378,51 +380,6 @@ pub(crate) const NO_ROOM: &str = "room";
 /// Targets are told apart by their address: a roster keeps its target alive, so no other can have it meanwhile.
 fn key(target: &Arc<Target>) -> usize {
     Arc::as_ptr(target).addr()
-}
-
-/// Makes skeletons and minimums, one after the other so that a bind never waits for more than one creation.
-async fn keep_stocked(pool: Arc<Pool>) {
-    loop {
-        pool.lacking.notified().await;
-        while let Some(made) = make_one(&pool).await {
-            if let Err(error) = made {
-                tracing::warn!(
-                    step = error.step,
-                    errno = error.errno,
-                    "cannot make a skeleton: {}",
-                    error.message
-                );
-                tokio::time::sleep(MAKING_BACKOFF).await;
-            }
-        }
-    }
-}
-
-/// Makes what is lacking most; none where nothing is.
-async fn make_one(pool: &Arc<Pool>) -> Option<Result<(), StartError>> {
-    if let Some((roster, place)) = pool.lacking_minimum() {
-        // Where the host is full, the minimum waits until something ends.
-        let means = pool.means(0, &roster.target)?;
-        let made = pool.make(means, 0, &roster.target).await;
-        roster.note_minimum(made.as_ref().map(|_| ()));
-        return Some(made.map(|made| {
-            if let Some((sandbox, _)) = made {
-                crate::invoke::enter_idle(&roster, sandbox, place, 0);
-            }
-        }));
-    }
-    let room = pool.room.take()?;
-    let spec = pool.stock.begin_making(pool.config.skeletons_per_shard)?;
-    let made = match pool.link().await {
-        Ok(link) => Sandbox::create(&link, &spec, room).await,
-        Err(error) => Err(error.into()),
-    };
-    let (made, result) = match made {
-        Ok(sandbox) => (Some(sandbox), Ok(())),
-        Err(error) => (None, Err(error)),
-    };
-    pool.stock.end_making(&spec, made);
-    Some(result)
 }
 
 async fn keep_pruned(pool: Arc<Pool>) {

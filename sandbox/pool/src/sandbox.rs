@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A living sandbox, owned. Dropping it destroys it: forgetting is safe.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use hearth_protocol::{
     SmallName,
@@ -16,7 +20,7 @@ use hearth_protocol::{
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    Program, Target,
+    Limits, Program, Target,
     channel::{Channel, ChannelError},
     gauges::Gauges,
     link::{Death, Link, LinkError},
@@ -48,6 +52,15 @@ const WORKER_SCRATCH_INODES: u64 = 2;
 
 /// One inode per this many bytes of scratch, so that an inode bomb meets a limit as a byte bomb does.
 const SCRATCH_BYTES_PER_INODE: u64 = 4096;
+
+/// What the spawner is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Order {
+    /// What the skeleton can be bound as.
+    pub(crate) spec: SkeletonSpec,
+    /// Those of the function that it is likely to be given to.
+    pub(crate) limits: SandboxLimits,
+}
 
 /// Why no sandbox could be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,83 +99,112 @@ impl From<LinkError> for StartError {
     }
 }
 
-/// A living sandbox.
+/// Destroys the sandbox when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Sandbox {
+struct Owner {
     id: SandboxId,
     link: Arc<Link>,
-    pub(crate) channel: Arc<Channel>,
-    pub(crate) gauges: Gauges,
-    pub(crate) death: Arc<Death>,
 }
 
-impl Drop for Sandbox {
+impl Drop for Owner {
     fn drop(&mut self) {
         self.link.destroy(self.id);
     }
 }
 
-impl Sandbox {
-    /// A new skeleton, ready to be bound.
+/// A sandbox without a function. Its socket waits for nobody's events yet: it is made on one shard and used on another,
+/// and a runtime that is not the user's own would have to wake it up for each answer.
+#[derive(Debug)]
+pub(crate) struct Skeleton {
+    owner: Owner,
+    control: OwnedFd,
+    gauges: Gauges,
+    pub(crate) death: Arc<Death>,
+}
+
+impl Skeleton {
+    /// A new one, ready to be bound; with the same limits, soonest.
     pub(crate) async fn create(
         link: &Arc<Link>,
-        spec: &SkeletonSpec,
+        order: &Order,
         room: OwnedSemaphorePermit,
     ) -> Result<Self, StartError> {
-        let created = link.create(spec.clone(), room).await?;
-        let mut fds = created.fds.into_iter();
-        let control = fds.next().and_then(|fd| Channel::new(fd).ok());
-        let gauges = Gauges::new(fds, &link.host);
-        let (Some(channel), Some(gauges)) = (control, gauges) else {
-            link.destroy(created.sandbox);
-            return Err(StartError::new("create", "the spawner sent too few fds"));
-        };
-        let sandbox = Self {
+        let created = link.create(order.clone(), room).await?;
+        let owner = Owner {
             id: created.sandbox,
             link: Arc::clone(link),
-            channel: Arc::new(channel),
+        };
+        let mut fds = created.fds.into_iter();
+        let control = fds.next();
+        let gauges = Gauges::new(fds, &link.host);
+        let (Some(control), Some(gauges)) = (control, gauges) else {
+            return Err(StartError::new("create", "the spawner sent too few fds"));
+        };
+        if order.spec.worker == Worker::Resident {
+            // Through a copy, which the runtime here forgets again.
+            let copy = control.try_clone().and_then(Channel::new);
+            let channel = copy.map_err(|error| StartError::new("boot", error.to_string()))?;
+            let booted = |event: worker::Event| match event {
+                worker::Event::Booted => Ok(()),
+                other => Err(format!("{other:?}")),
+            };
+            expect(&channel, "boot", ANSWER_WAIT_MAX, booted).await?;
+        }
+        Ok(Self {
+            owner,
+            control,
             gauges,
             death: created.death,
+        })
+    }
+
+    /// Gives it to a target: files, limits, program. To be called on the shard that will use it.
+    pub(crate) async fn bind(
+        self,
+        target: &Target,
+        core: Option<u16>,
+    ) -> Result<Sandbox, StartError> {
+        let channel = Channel::new(self.control)
+            .map_err(|error| StartError::new("bind", error.to_string()))?;
+        let sandbox = Sandbox {
+            owner: self.owner,
+            channel: Arc::new(channel),
+            gauges: self.gauges,
+            death: self.death,
         };
-        if spec.worker == Worker::Resident {
-            sandbox
-                .expect(
-                    "boot",
-                    ANSWER_WAIT_MAX,
-                    |event: worker::Event| match event {
-                        worker::Event::Booted => Ok(()),
-                        other => Err(format!("{other:?}")),
-                    },
-                )
-                .await?;
+        match &target.program {
+            Program::Native { entry, .. } => sandbox.bind_native(target, entry, core).await?,
+            Program::Wasm => sandbox.bind_wasm(target).await?,
         }
+        sandbox.gauges.reset_memory_peak();
         Ok(sandbox)
     }
+}
 
-    /// Gives this skeleton to a target: files, limits, program.
-    pub(crate) async fn bind(&self, target: &Target, core: Option<u16>) -> Result<(), StartError> {
-        match &target.program {
-            Program::Native { entry, .. } => self.bind_native(target, entry, core).await?,
-            Program::Wasm => self.bind_wasm(target).await?,
-        }
-        self.gauges.reset_memory_peak();
-        Ok(())
-    }
+/// A living sandbox that is bound.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    owner: Owner,
+    pub(crate) channel: Arc<Channel>,
+    pub(crate) gauges: Gauges,
+    pub(crate) death: Arc<Death>,
+}
 
+impl Sandbox {
     /// Ends it while others still hold it.
     pub(crate) fn destroy(&self) {
-        self.link.destroy(self.id);
+        self.owner.link.destroy(self.owner.id);
     }
 
     /// Replaces the scratch mount by an empty one.
     pub(crate) async fn renew(&self) -> Result<(), StartError> {
-        self.link.renew(self.id).await?;
+        self.owner.link.renew(self.owner.id).await?;
         Ok(())
     }
 
     /// The isolation report as JSON.
-    pub(crate) async fn inspect(&self) -> Result<std::os::fd::OwnedFd, LinkError> {
-        self.link.inspect(self.id).await
+    pub(crate) async fn inspect(&self) -> Result<OwnedFd, LinkError> {
+        self.owner.link.inspect(self.owner.id).await
     }
 
     async fn bind_native(
@@ -177,39 +219,37 @@ impl Sandbox {
             cwd: "/function".to_owned(),
             cores: pinned(target, core).into_iter().collect(),
         };
-        let limits = SandboxLimits {
-            memory_bytes: target.limits.memory_bytes,
-            pids: target.limits.pids,
-            cpu_millis: target.limits.cpu_millis,
-            scratch_bytes: target.limits.scratch_bytes,
-            scratch_inodes: scratch_inodes(target),
+        // Both at once: init answers while the spawner mounts, and looks at no file before it is told to run.
+        let files = async {
+            let fds = self.bind_files(target, Handover::Mount).await;
+            fds.map(drop)
         };
-        self.link
-            .bind(self.id, target.tree.clone(), Handover::Mount, limits)
-            .await?;
-        let sent = self
-            .channel
-            .send(&init::Request::Bind(program), &[], &[])
-            .await;
-        sent.map_err(|error| lost("bind", &error))?;
-        self.expect("bind", ANSWER_WAIT_MAX, |event: init::Event| match event {
-            init::Event::Bound => Ok(()),
-            other => Err(format!("{other:?}")),
-        })
-        .await
+        let told = async {
+            let request = init::Request::Bind(program);
+            let sent = self.channel.send(&request, &[], &[]).await;
+            sent.map_err(|error| lost("bind", &error))?;
+            let bound = |event: init::Event| match event {
+                init::Event::Bound => Ok(()),
+                other => Err(format!("{other:?}")),
+            };
+            expect(&self.channel, "bind", ANSWER_WAIT_MAX, bound).await
+        };
+        let (files, told) = tokio::join!(files, told);
+        // In this order: a sandbox that the spawner could not bind is gone, which is all that init's end would say.
+        files.and(told)
+    }
+
+    async fn bind_files(
+        &self,
+        target: &Target,
+        handover: Handover,
+    ) -> Result<Vec<OwnedFd>, StartError> {
+        let Owner { id, link } = &self.owner;
+        let bound = link.bind(*id, target.tree.clone(), handover, limits(target));
+        Ok(bound.await?)
     }
 
     async fn bind_wasm(&self, target: &Target) -> Result<(), StartError> {
-        let inflight = u64::from(target.scaling.inflight_max);
-        let instance_bytes =
-            target.limits.memory_bytes + target.limits.request_bytes + target.limits.response_bytes;
-        let limits = SandboxLimits {
-            memory_bytes: WORKER_OVERHEAD_BYTES + inflight * instance_bytes,
-            pids: WORKER_PIDS,
-            cpu_millis: target.limits.cpu_millis,
-            scratch_bytes: WORKER_SCRATCH_BYTES,
-            scratch_inodes: WORKER_SCRATCH_INODES,
-        };
         let module = worker::Module {
             memory_bytes_max: target.limits.memory_bytes,
             inflight_max: target.scaling.inflight_max,
@@ -217,50 +257,51 @@ impl Sandbox {
             env: target.env.clone(),
         };
         let handover = Handover::OpenFile(ARTIFACT_FILE.to_owned());
-        let fds = self
-            .link
-            .bind(self.id, target.tree.clone(), handover, limits)
-            .await?;
+        let fds = self.bind_files(target, handover).await?;
         let [artifact] = fds.as_slice() else {
             return Err(StartError::new(
                 "bind",
                 "the spawner did not open the artifact",
             ));
         };
-        let artifact = std::os::fd::AsFd::as_fd(artifact);
+        let artifact = artifact.as_fd();
         let sent = self
             .channel
             .send(&worker::Request::Bind(module), &[], &[artifact])
             .await;
         sent.map_err(|error| lost("bind", &error))?;
-        self.expect(
-            LOAD_STEP,
-            LOAD_WAIT_MAX,
-            |event: worker::Event| match event {
-                worker::Event::Bound => Ok(()),
-                worker::Event::Failed { message } => Err(message),
-                other => Err(format!("{other:?}")),
-            },
-        )
-        .await
+        let bound = |event: worker::Event| match event {
+            worker::Event::Bound => Ok(()),
+            worker::Event::Failed { message } => Err(message),
+            other => Err(format!("{other:?}")),
+        };
+        expect(&self.channel, LOAD_STEP, LOAD_WAIT_MAX, bound).await
     }
+}
 
-    /// Waits for the one event that must come next.
-    async fn expect<E: serde::de::DeserializeOwned>(
-        &self,
-        step: &str,
-        wait_max: Duration,
-        accept: impl FnOnce(E) -> Result<(), String>,
-    ) -> Result<(), StartError> {
-        let mut buffer = vec![0; PACKET_BYTES_MAX];
-        let received = tokio::time::timeout(wait_max, self.channel.recv::<E>(&mut buffer)).await;
-        let event = received
-            .map_err(|_elapsed| {
-                StartError::new(step, format!("no answer within {} s", wait_max.as_secs()))
-            })?
-            .map_err(|error| lost(step, &error))?
-            .message;
-        accept(event).map_err(|message| StartError::new(step, message))
+/// Waits for the one event that must come next.
+async fn expect<E: serde::de::DeserializeOwned>(
+    channel: &Channel,
+    step: &str,
+    wait_max: Duration,
+    accept: impl FnOnce(E) -> Result<(), String>,
+) -> Result<(), StartError> {
+    let mut buffer = vec![0; PACKET_BYTES_MAX];
+    let received = tokio::time::timeout(wait_max, channel.recv::<E>(&mut buffer)).await;
+    let event = received
+        .map_err(|_elapsed| {
+            StartError::new(step, format!("no answer within {} s", wait_max.as_secs()))
+        })?
+        .map_err(|error| lost(step, &error))?
+        .message;
+    accept(event).map_err(|message| StartError::new(step, message))
+}
+
+/// What to make for a target on a shard with this core.
+pub(crate) fn order(target: &Target, core: Option<u16>) -> Order {
+    Order {
+        spec: skeleton_spec(target, core),
+        limits: limits(target),
     }
 }
 
@@ -276,6 +317,37 @@ pub(crate) fn skeleton_spec(target: &Target, core: Option<u16>) -> SkeletonSpec 
         profile,
         network: Network::None,
         core: pinned(target, core),
+    }
+}
+
+/// What the spawner sets for a target.
+fn limits(target: &Target) -> SandboxLimits {
+    let cpu_millis = target.limits.cpu_millis;
+    match &target.program {
+        Program::Native { .. } => SandboxLimits {
+            memory_bytes: target.limits.memory_bytes,
+            pids: target.limits.pids,
+            cpu_millis,
+            scratch_bytes: target.limits.scratch_bytes,
+            scratch_inodes: scratch_inodes(target),
+        },
+        Program::Wasm => {
+            let Limits {
+                memory_bytes,
+                request_bytes,
+                response_bytes,
+                ..
+            } = target.limits;
+            let instance_bytes = memory_bytes + request_bytes + response_bytes;
+            let inflight = u64::from(target.scaling.inflight_max);
+            SandboxLimits {
+                memory_bytes: WORKER_OVERHEAD_BYTES + inflight * instance_bytes,
+                pids: WORKER_PIDS,
+                cpu_millis,
+                scratch_bytes: WORKER_SCRATCH_BYTES,
+                scratch_inodes: WORKER_SCRATCH_INODES,
+            }
+        }
     }
 }
 

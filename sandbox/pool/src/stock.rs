@@ -6,9 +6,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use hearth_protocol::spawner::SkeletonSpec;
+use hearth_protocol::spawner::{SandboxLimits, SkeletonSpec};
 
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Order, Skeleton};
 
 /// Skeletons made ahead of need.
 #[derive(Debug, Default)]
@@ -23,37 +23,46 @@ struct Shelves {
     closed: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shelf {
-    ready: Vec<Sandbox>,
+    ready: Vec<Skeleton>,
     making: u32,
+    /// What the next one is made with: the limits that were wanted last, as deploys often come in rows of the like.
+    limits: SandboxLimits,
 }
 
 impl Stock {
     /// Begins to keep skeletons of this key. True where it is new.
-    pub(crate) fn want(&self, spec: &SkeletonSpec) -> bool {
+    pub(crate) fn want(&self, order: Order) -> bool {
+        let Order { spec, limits } = order;
         let mut shelves = self.shelves();
-        let known = shelves.by_spec.contains_key(spec);
-        if !known {
-            shelves.by_spec.insert(spec.clone(), Shelf::default());
+        if let Some(shelf) = shelves.by_spec.get_mut(&spec) {
+            shelf.limits = limits;
+            return false;
         }
-        !known
+        let shelf = Shelf {
+            ready: Vec::new(),
+            making: 0,
+            limits,
+        };
+        shelves.by_spec.insert(spec, shelf);
+        true
     }
 
     /// Takes a living one.
-    pub(crate) fn take(&self, spec: &SkeletonSpec) -> Option<Sandbox> {
+    pub(crate) fn take(&self, spec: &SkeletonSpec) -> Option<Skeleton> {
         let mut shelves = self.shelves();
         let shelf = shelves.by_spec.get_mut(spec)?;
-        while let Some(sandbox) = shelf.ready.pop() {
-            if !sandbox.death.is_seen() {
-                return Some(sandbox);
+        while let Some(skeleton) = shelf.ready.pop() {
+            if !skeleton.death.is_seen() {
+                return Some(skeleton);
             }
         }
         None
     }
 
     /// The key that lacks the most, if any lacks one of `wanted`; it is then being made.
-    pub(crate) fn begin_making(&self, wanted: u32) -> Option<SkeletonSpec> {
+    pub(crate) fn begin_making(&self, wanted: u32) -> Option<Order> {
         let mut shelves = self.shelves();
         if shelves.closed {
             return None;
@@ -62,7 +71,7 @@ impl Stock {
             .by_spec
             .iter_mut()
             .map(|(spec, shelf)| {
-                shelf.ready.retain(|sandbox| !sandbox.death.is_seen());
+                shelf.ready.retain(|skeleton| !skeleton.death.is_seen());
                 (spec, shelf)
             })
             .min_by_key(|(_, shelf)| shelf.ready.len() + shelf.making as usize)?;
@@ -70,11 +79,14 @@ impl Stock {
             return None;
         }
         shelf.making += 1;
-        Some(spec.clone())
+        Some(Order {
+            spec: spec.clone(),
+            limits: shelf.limits,
+        })
     }
 
     /// Ends what [`Self::begin_making`] began.
-    pub(crate) fn end_making(&self, spec: &SkeletonSpec, made: Option<Sandbox>) {
+    pub(crate) fn end_making(&self, spec: &SkeletonSpec, made: Option<Skeleton>) {
         let mut shelves = self.shelves();
         let closed = shelves.closed;
         if let Some(shelf) = shelves.by_spec.get_mut(spec) {
@@ -86,7 +98,7 @@ impl Stock {
     }
 
     /// Gives up one skeleton, of the fullest shelf, to make room.
-    pub(crate) fn shed(&self) -> Option<Sandbox> {
+    pub(crate) fn shed(&self) -> Option<Skeleton> {
         self.shelves()
             .by_spec
             .values_mut()
@@ -103,7 +115,7 @@ impl Stock {
 
     /// Drops every skeleton.
     pub(crate) fn clear(&self) {
-        let taken: Vec<Sandbox> = self
+        let taken: Vec<Skeleton> = self
             .shelves()
             .by_spec
             .values_mut()

@@ -57,6 +57,8 @@ pub enum Request {
         request: RequestId,
         /// What kind.
         spec: SkeletonSpec,
+        /// What holds until it is bound; a bind with the same limits has the less to do.
+        limits: SandboxLimits,
     },
     /// Give a skeleton to one revision of one function.
     Bind {

@@ -6,38 +6,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use hearth_protocol::{
     TreeId,
     init::ScratchUse,
-    spawner::{Cause, Handover, SCRATCH_INODES_MAX, SandboxId, SandboxLimits},
+    spawner::{Cause, Handover, SandboxId, SandboxLimits},
 };
 use nix::errno::Errno;
 
 use super::{
-    Spawner, c_path,
-    requests::{refused, unknown, wrong_state},
+    Spawner, c_path, limits,
+    requests::{unknown, wrong_state},
     table::State,
 };
 use crate::{
     failure::Failure,
     mounts::{self, Scratch},
 };
-
-/// Below this the kernel cannot start a process in the cgroup: init's own pages, page tables and stacks.
-const MEMORY_BYTES_MIN: u64 = 4 * 1024 * 1024;
-const MEMORY_BYTES_MAX: u64 = 1 << 40;
-
-/// Init and one process of the function.
-const PIDS_MIN: u32 = 2;
-const PIDS_MAX: u32 = 32 * 1024;
-
-/// The kernel's shortest quota is 1 ms of the period of 100 ms.
-const CPU_MILLIS_MIN: u32 = 10;
-const CPU_MILLIS_MAX: u32 = 1024 * 1000;
-
-/// One page.
-const SCRATCH_BYTES_MIN: u64 = 4096;
-const SCRATCH_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
-
-/// The root directory and one file.
-const SCRATCH_INODES_MIN: u64 = 2;
 
 impl Spawner {
     /// Gives the descriptors that go with the answer. A sandbox that was bound by half is destroyed.
@@ -46,9 +27,9 @@ impl Spawner {
         id: SandboxId,
         tree: TreeId,
         handover: &Handover,
-        limits: &SandboxLimits,
+        wanted: &SandboxLimits,
     ) -> Result<Vec<OwnedFd>, Failure> {
-        check(limits)?;
+        limits::check(wanted)?;
         if !self.parts.store.contains(&tree) {
             return Err(Failure {
                 step: "find the function's files".into(),
@@ -76,19 +57,13 @@ impl Spawner {
         };
         // Before the first change: whatever happens now, it is never a skeleton again.
         sandbox.state = State::Bound(tree);
-        sandbox.scratch = Scratch {
-            bytes: limits.scratch_bytes,
-            inodes: limits.scratch_inodes,
-            ids: sandbox.ids,
-        };
-        let bound = sandbox.cgroup.limit(limits).and_then(|()| {
-            mounts::bind(
-                sandbox.pidfd.as_fd(),
-                &self.parts.home,
-                mounted,
-                &sandbox.scratch,
-            )
-        });
+        let before = std::mem::replace(&mut sandbox.limits, *wanted);
+        let scratch = Scratch::new(wanted, sandbox.ids);
+        let resized = (scratch != Scratch::new(&before, sandbox.ids)).then_some(&scratch);
+        let bound = sandbox
+            .cgroup
+            .limit(wanted, Some(&before))
+            .and_then(|()| mounts::bind(sandbox.pidfd.as_fd(), &self.parts.home, mounted, resized));
         if let Err(failure) = bound {
             self.destroy(id, Cause::Destroyed);
             return Err(failure);
@@ -104,23 +79,11 @@ impl Spawner {
                 "renew the scratch of a sandbox that is not ready",
             ));
         }
-        let renewed = mounts::renew(sandbox.pidfd.as_fd(), &self.parts.home, &sandbox.scratch);
+        let scratch = Scratch::new(&sandbox.limits, sandbox.ids);
+        let renewed = mounts::renew(sandbox.pidfd.as_fd(), &self.parts.home, &scratch);
         if renewed.is_err() {
             self.destroy(id, Cause::Destroyed);
         }
         renewed
-    }
-}
-
-fn check(limits: &SandboxLimits) -> Result<(), Failure> {
-    let within = (MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&limits.memory_bytes)
-        && (PIDS_MIN..=PIDS_MAX).contains(&limits.pids)
-        && (CPU_MILLIS_MIN..=CPU_MILLIS_MAX).contains(&limits.cpu_millis)
-        && (SCRATCH_BYTES_MIN..=SCRATCH_BYTES_MAX).contains(&limits.scratch_bytes)
-        && (SCRATCH_INODES_MIN..=SCRATCH_INODES_MAX).contains(&limits.scratch_inodes);
-    if within {
-        Ok(())
-    } else {
-        Err(refused("set limits outside their bounds"))
     }
 }

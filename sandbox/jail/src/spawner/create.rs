@@ -8,13 +8,15 @@ use std::{
 };
 
 use hearth_protocol::spawner::{
-    CREATED_FDS, Cause, Event, Network, Profile, RequestId, SandboxId, SkeletonSpec, Worker,
+    CREATED_FDS, Cause, Event, Network, Profile, RequestId, SandboxId, SandboxLimits, SkeletonSpec,
+    Worker,
 };
 use nix::errno::Errno;
 
 use super::{
-    Parts, Spawner, SpawnerError, c_path,
+    Parts, Spawner, c_path,
     events::Source,
+    limits,
     requests::refused,
     table::{Sandbox, Starting, State},
 };
@@ -30,10 +32,6 @@ use crate::{
     verify,
 };
 
-/// Scratch of a sandbox without a function: room for a resident program that boots, no more.
-const SKELETON_SCRATCH_BYTES: u64 = 1024 * 1024;
-const SKELETON_SCRATCH_INODES: u64 = 64;
-
 /// From the clone to init's word; usually 2 ms. Passing it means that the host is out of memory or worse.
 const START_MS_MAX: u64 = 10_000;
 
@@ -46,6 +44,7 @@ struct Order<'a> {
     filter: &'a seccomp::Program,
     worker: Worker,
     core: Option<u16>,
+    limits: SandboxLimits,
 }
 
 impl Spawner {
@@ -54,15 +53,20 @@ impl Spawner {
         &mut self,
         request: RequestId,
         spec: &SkeletonSpec,
-    ) -> Result<(), SpawnerError> {
-        if let Err(failure) = self.begin(request, spec) {
+        limits: &SandboxLimits,
+    ) {
+        if let Err(failure) = self.begin(request, spec, limits) {
             self.answer(request, Err(failure));
         }
-        Ok(())
     }
 
-    fn begin(&mut self, request: RequestId, spec: &SkeletonSpec) -> Result<(), Failure> {
-        let order = self.parts.check(spec)?;
+    fn begin(
+        &mut self,
+        request: RequestId,
+        spec: &SkeletonSpec,
+        limits: &SandboxLimits,
+    ) -> Result<(), Failure> {
+        let order = self.parts.check(spec, limits)?;
         let Some((id, pair, ids)) = self.table.reserve() else {
             return Err(Failure {
                 step: "make one more sandbox".into(),
@@ -195,7 +199,8 @@ impl Spawner {
 }
 
 impl Parts {
-    fn check(&self, spec: &SkeletonSpec) -> Result<Order<'_>, Failure> {
+    fn check(&self, spec: &SkeletonSpec, limits: &SandboxLimits) -> Result<Order<'_>, Failure> {
+        limits::check(limits)?;
         let filter = match (spec.worker, spec.profile) {
             (Worker::PerCall, Profile::Default) => &self.filters.default,
             (Worker::Resident, Profile::Resident) => &self.filters.resident,
@@ -223,6 +228,7 @@ impl Parts {
             filter,
             worker: spec.worker,
             core: spec.core,
+            limits: *limits,
         })
     }
 }
@@ -236,7 +242,10 @@ fn start(
     request: RequestId,
 ) -> Result<Sandbox, Failure> {
     let cgroup = parts.cgroups.create(id)?;
-    let started = start_in(parts, order, ids, &cgroup);
+    // Before its first process: there is no moment without them.
+    let started = cgroup
+        .limit(&order.limits, None)
+        .and_then(|()| start_in(parts, order, ids, &cgroup));
     match started {
         Ok(Started {
             pid,
@@ -244,7 +253,6 @@ fn start(
             setup,
             control,
             oom,
-            scratch,
         }) => {
             let deadline = Instant::now() + Duration::from_millis(START_MS_MAX);
             let state = State::Starting(Starting {
@@ -261,7 +269,7 @@ fn start(
                 cgroup,
                 oom,
                 oom_seen: false,
-                scratch,
+                limits: order.limits,
                 state,
                 announced: false,
             })
@@ -281,7 +289,6 @@ struct Started {
     setup: OwnedFd,
     control: OwnedFd,
     oom: Option<nix::sys::eventfd::EventFd>,
-    scratch: Scratch,
 }
 
 fn start_in(
@@ -294,11 +301,7 @@ fn start_in(
     let oom = cgroup.watch_oom()?;
     let (control, init_control) = socket::pair().map_err(at("make the control socket"))?;
     let (setup, init_setup) = socket::pair().map_err(at("make the setup socket"))?;
-    let scratch = Scratch {
-        bytes: SKELETON_SCRATCH_BYTES,
-        inodes: SKELETON_SCRATCH_INODES,
-        ids,
-    };
+    let scratch = Scratch::new(&order.limits, ids);
     let resident = (order.worker == Worker::Resident).then(|| parts.resident_image.as_fd());
     let plan = Plan {
         base: &order.base,
@@ -327,7 +330,6 @@ fn start_in(
             setup,
             control,
             oom,
-            scratch,
         }),
     }
 }

@@ -112,7 +112,11 @@ impl Spawner {
 
     fn handle(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<(), SpawnerError> {
         match request {
-            Request::Create { request, spec } => self.create(request, &spec)?,
+            Request::Create {
+                request,
+                spec,
+                limits,
+            } => self.create(request, &spec, &limits),
             Request::Bind {
                 request,
                 sandbox,

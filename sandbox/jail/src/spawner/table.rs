@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, time::Instant};
 
 use hearth_protocol::{
     TreeId,
-    spawner::{Cause, RequestId, SandboxId, Totals},
+    spawner::{Cause, RequestId, SandboxId, SandboxLimits, Totals},
 };
 use nix::{sys::eventfd::EventFd, unistd::Pid};
 
-use crate::{cgroup::SandboxCgroup, idmap::Ids, instance::IdBlock, mounts::Scratch};
+use crate::{cgroup::SandboxCgroup, idmap::Ids, instance::IdBlock};
 
 /// One sandbox, from its clone to its cgroups' removal.
 #[derive(Debug)]
@@ -25,7 +25,8 @@ pub(super) struct Sandbox {
     pub(super) oom: Option<EventFd>,
     /// Whether it was.
     pub(super) oom_seen: bool,
-    pub(super) scratch: Scratch,
+    /// Those that hold now.
+    pub(super) limits: SandboxLimits,
     pub(super) state: State,
     /// Whether the gateway knows it, and is to be told when it is gone.
     pub(super) announced: bool,

@@ -196,6 +196,7 @@ fn every_request(sandbox: SandboxId, tree: &TreeId) -> Vec<Request> {
         Request::Create {
             request,
             spec: per_call("static"),
+            limits,
         },
         Request::Bind {
             request,

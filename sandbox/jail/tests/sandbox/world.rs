@@ -248,7 +248,11 @@ impl World {
 
     pub(crate) fn try_create(&mut self, spec: SkeletonSpec) -> Result<Sandbox, Event> {
         let request = self.next_request();
-        self.send(&Request::Create { request, spec });
+        self.send(&Request::Create {
+            request,
+            spec,
+            limits: limits(),
+        });
         match self.answer() {
             (
                 Event::Created {

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Sandboxes made ahead of need, at a pace that those who wait do not feel.
+//!
+//! Making one costs some 2.5 ms of CPU, in stretches of up to a millisecond in which a kernel without preemption lets
+//! nothing else run on that core. So it is done one at a time, after whoever is just being served, and with rests.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+
+use crate::{
+    Pool,
+    sandbox::{Skeleton, StartError},
+};
+
+/// How long the maker of skeletons rests after a failure, so that a host that cannot make any is not hammered.
+const MAKING_BACKOFF: Duration = Duration::from_millis(500);
+
+/// How long nobody must have needed a new sandbox before one is made ahead: longer than a first call takes, so that it
+/// does not meet the making of its own successor.
+const QUIET: Duration = Duration::from_millis(10);
+
+/// Under a steady stream of needs there is no such moment: this long after, the next one is made all the same.
+const QUIET_WAIT_MAX: Duration = Duration::from_millis(100);
+
+/// After each sandbox, the rest in multiples of the time that it took to make: on a busy host both grow.
+const REST_TIMES: u32 = 4;
+
+/// The longest rest, where making took so long that something else must have been wrong.
+const REST_MAX: Duration = Duration::from_millis(100);
+
+/// When somebody last needed a sandbox that had to be made or bound.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    needed: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    /// Somebody needs one now.
+    pub(crate) fn note_need(&self) {
+        *self.needed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Waits for a quiet moment, not for ever.
+    async fn quiet(&self) {
+        let began = Instant::now();
+        while let Some(rest) = self.unquiet(began, Instant::now()) {
+            sleep(rest).await;
+        }
+    }
+
+    /// How long one who waits since `began` waits on before another look; none where the moment has come.
+    fn unquiet(&self, began: Instant, now: Instant) -> Option<Duration> {
+        let needed = *self.needed.lock().unwrap_or_else(PoisonError::into_inner);
+        let quiet_at = (needed? + QUIET).min(began + QUIET_WAIT_MAX);
+        let rest = quiet_at.saturating_duration_since(now);
+        (!rest.is_zero()).then_some(rest)
+    }
+}
+
+/// Makes skeletons and minimums, one after the other so that a bind never waits for more than one creation.
+pub(crate) async fn keep_stocked(pool: Arc<Pool>) {
+    loop {
+        pool.lacking.notified().await;
+        loop {
+            pool.pace.quiet().await;
+            let began = Instant::now();
+            match make_one(&pool).await {
+                None => break,
+                Some(Ok(())) => sleep((began.elapsed() * REST_TIMES).min(REST_MAX)).await,
+                Some(Err(error)) => {
+                    tracing::warn!(
+                        step = error.step,
+                        errno = error.errno,
+                        "cannot make a skeleton: {}",
+                        error.message
+                    );
+                    sleep(MAKING_BACKOFF).await;
+                }
+            }
+        }
+    }
+}
+
+/// Makes what is lacking most; none where nothing is.
+async fn make_one(pool: &Arc<Pool>) -> Option<Result<(), StartError>> {
+    if let Some((roster, place)) = pool.lacking_minimum() {
+        // Where the host is full, the minimum waits until something ends.
+        let means = pool.means(0, &roster.target)?;
+        let made = pool.make(means, 0, &roster.target).await;
+        roster.note_minimum(made.as_ref().map(|_| ()));
+        return Some(made.map(|made| {
+            if let Some((sandbox, _)) = made {
+                crate::invoke::enter_idle(&roster, sandbox, place, 0);
+            }
+        }));
+    }
+    let room = pool.room.take()?;
+    let order = pool.stock.begin_making(pool.config.skeletons_per_shard)?;
+    let made = match pool.link().await {
+        Ok(link) => Skeleton::create(&link, &order, room).await,
+        Err(error) => Err(error.into()),
+    };
+    let (made, result) = match made {
+        Ok(skeleton) => (Some(skeleton), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    pool.stock.end_making(&order.spec, made);
+    Some(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skeletons_are_made_after_whoever_is_being_served_but_not_never() {
+        let pace = Pace::default();
+        let began = Instant::now();
+        assert_eq!(pace.unquiet(began, began), None, "nobody needs anything");
+        pace.note_need();
+        let rest = pace.unquiet(began, began).unwrap();
+        assert!(rest <= QUIET + began.elapsed());
+        let later = began + QUIET_WAIT_MAX;
+        assert_eq!(pace.unquiet(began, later), None, "waited long enough");
+    }
+}
