@@ -8,12 +8,14 @@
 //! ```
 //!
 //! One thread, no async: every step is tens of microseconds, and whatever takes longer (a sandbox that builds its
-//! walls, a process that dies) is waited for in the one epoll(7).
+//! walls, a process that dies, a tree on its way to the disk) is waited for in the one epoll(7). Of what is asked for at
+//! the same time, skeletons are made last: whoever binds one is waiting for it.
 //!
 //! It ends when its gateway's socket closes, or on SIGTERM (which the monitor's death sends): every sandbox is
 //! destroyed first. When it is killed itself, every sandbox dies with it by PDEATHSIG, and the next start sweeps.
 
 mod bind;
+mod commit;
 mod create;
 mod destroy;
 mod events;
@@ -24,6 +26,7 @@ mod table;
 mod upload;
 
 use std::{
+    collections::VecDeque,
     ffi::CString,
     fs,
     io::Write as _,
@@ -58,6 +61,8 @@ use crate::{
     sys::program::Strings,
     trees::Store,
 };
+use commit::Commits;
+use create::Create;
 use events::Poller;
 use link::Link;
 use table::Table;
@@ -189,6 +194,9 @@ struct Spawner {
     poller: Poller,
     table: Table,
     signals: SignalFd,
+    /// Skeletons that are asked for and not begun.
+    creates: VecDeque<Create>,
+    commits: Commits,
     /// Whether removed trees wait to be deleted.
     untidy: bool,
 }
@@ -205,6 +213,8 @@ impl Spawner {
             poller,
             table,
             signals,
+            creates: VecDeque::new(),
+            commits: Commits::default(),
             untidy: true,
         };
         let hello = Event::Hello {

@@ -11,6 +11,7 @@
 //! The one who uploads is not trusted: paths, sizes and order are checked here, and the source is read, never mapped,
 //! so that one who shrinks it meanwhile causes an error and not a signal.
 
+mod commit;
 mod content;
 mod delete;
 mod upload;
@@ -29,7 +30,9 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 
 use content::Listing;
-use upload::{Upload, append, append_all, finish};
+use upload::{Upload, append, append_all};
+
+pub(crate) use commit::Commit;
 
 pub use delete::delete_whole;
 
@@ -160,6 +163,8 @@ pub struct NewFile<'a> {
 pub struct Store {
     directory: PathBuf,
     uploads: BTreeMap<UploadId, Upload>,
+    /// Uploads between [`Store::begin_commit`] and [`Store::end_commit`].
+    committing: usize,
     /// For names of uploads and removed trees, together with the process's id: a spawner before this one may have left
     /// some, until the next sweep.
     next: u64,
@@ -173,6 +178,7 @@ impl Store {
         Self {
             directory,
             uploads: BTreeMap::new(),
+            committing: 0,
             next: 0,
             buffer: Vec::new(),
         }
@@ -232,7 +238,7 @@ impl Store {
     /// # Errors
     /// [`TreeError`]; nothing is left then.
     pub fn begin(&mut self) -> Result<UploadId, TreeError> {
-        if UPLOADS_MAX <= self.uploads.len() {
+        if UPLOADS_MAX <= self.uploads.len() + self.committing {
             return Err(TreeError::TooManyUploads);
         }
         let upload = UploadId(self.fresh());
@@ -263,16 +269,39 @@ impl Store {
     /// # Errors
     /// The first failure of a chunk, or a step of this; the upload is gone either way.
     pub fn commit(&mut self, upload: UploadId) -> Result<TreeId, TreeError> {
-        let upload = self
+        let commit = self.begin_commit(upload)?;
+        let stored = commit.run();
+        self.end_commit(&commit)?;
+        stored
+    }
+
+    /// The checked part of a commit; what waits for the disk is [`Commit::run`]. [`Store::end_commit`] must follow.
+    ///
+    /// # Errors
+    /// The first failure of a chunk; the upload is gone then.
+    pub(crate) fn begin_commit(&mut self, upload: UploadId) -> Result<Commit, TreeError> {
+        let mut upload = self
             .uploads
             .remove(&upload)
             .ok_or(TreeError::UnknownUpload { upload })?;
-        let path = upload.path.clone();
-        let stored = self.store(upload);
-        if path.exists() {
-            self.discard(&path)?;
+        if let Some(failed) = upload.failed.take() {
+            self.discard(&upload.path)?;
+            return Err(failed);
         }
-        stored
+        self.committing += 1;
+        Ok(Commit::new(upload, self.directory.clone()))
+    }
+
+    /// Removes what a commit has left, however it ended.
+    ///
+    /// # Errors
+    /// [`TreeError::Path`] where it cannot be moved away.
+    pub(crate) fn end_commit(&mut self, commit: &Commit) -> Result<(), TreeError> {
+        self.committing -= 1;
+        if commit.path().exists() {
+            self.discard(commit.path())?;
+        }
+        Ok(())
     }
 
     /// Forgets an upload; unknown ones are ignored.
@@ -378,27 +407,6 @@ impl Store {
     fn hidden(&self, what: &str, number: u64) -> PathBuf {
         let process = std::process::id();
         self.directory.join(format!(".{what}-{process}-{number}"))
-    }
-
-    fn store(&self, upload: Upload) -> Result<TreeId, TreeError> {
-        if let Some(failed) = upload.failed {
-            return Err(failed);
-        }
-        let tree = upload.listing.id();
-        let path = self.path(&tree);
-        if path.is_dir() {
-            return Ok(tree);
-        }
-        finish(&upload)?;
-        match fs::rename(&upload.path, &path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => return Ok(tree),
-            Err(error) => return Err(at("store", &path)(error)),
-        }
-        File::open(&self.directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(at("flush", &self.directory))?;
-        Ok(tree)
     }
 
     /// Out of the way at once; deleted by and by.

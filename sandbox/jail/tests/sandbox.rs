@@ -18,6 +18,8 @@ mod hostile_gateway;
 mod limits;
 #[path = "sandbox/timing.rs"]
 mod timing;
+#[path = "sandbox/trees.rs"]
+mod trees;
 #[path = "sandbox/walls.rs"]
 mod walls;
 #[path = "sandbox/world.rs"]

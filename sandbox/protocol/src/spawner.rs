@@ -12,9 +12,9 @@
 //! Tree…  ─▶ ◀─ Tree…         | Failed      content-addressed storage
 //! ```
 //!
-//! Every request has its own id, and its answer carries it. Answers come in the order of the requests, with two
-//! exceptions: `Created` (or its `Failed`) comes when the skeleton is up, after answers to later requests if need be, and
-//! `Gone` comes when it comes.
+//! Every request has its own id, and its answer carries it. Answers come in the order of the requests, with three
+//! exceptions: `Created` (or its `Failed`) comes when the skeleton is up and `TreeStored` (or its `Failed`) when the tree
+//! is on disk, after answers to later requests if need be, and `Gone` comes when it comes.
 
 use serde::{Deserialize, Serialize};
 

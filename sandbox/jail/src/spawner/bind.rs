@@ -36,7 +36,7 @@ impl Spawner {
                 errno: Errno::ENOENT,
             });
         }
-        let sandbox = self.table.get_mut(id).ok_or_else(unknown)?;
+        let sandbox = self.table.get(id).ok_or_else(unknown)?;
         if !matches!(sandbox.state, State::Skeleton) {
             return Err(wrong_state("bind a sandbox that is not a skeleton"));
         }
@@ -56,7 +56,8 @@ impl Spawner {
             }
         };
         // Before the first change: whatever happens now, it is never a skeleton again.
-        sandbox.state = State::Bound(tree);
+        self.table.set_state(id, State::Bound(tree));
+        let sandbox = self.table.get_mut(id).ok_or_else(unknown)?;
         let before = std::mem::replace(&mut sandbox.limits, *wanted);
         let scratch = Scratch::new(wanted, sandbox.ids);
         let resized = (scratch != Scratch::new(&before, sandbox.ids)).then_some(&scratch);

@@ -38,6 +38,21 @@ const START_MS_MAX: u64 = 10_000;
 /// A setup packet: its kind, an errno and a step's name.
 const SETUP_PACKET_BYTES_MAX: usize = 256;
 
+/// Skeletons that build their walls at once. More would be none the sooner on few cores, and a bind would have to share
+/// them with all.
+const STARTING_MAX: usize = 8;
+
+/// Requests for skeletons that wait for their turn: more than the largest table of sandboxes.
+const CREATES_WAITING_MAX: usize = 4096;
+
+/// A request that waits for its turn.
+#[derive(Debug)]
+pub(super) struct Create {
+    request: RequestId,
+    spec: SkeletonSpec,
+    limits: SandboxLimits,
+}
+
 /// What a request asks for, checked.
 struct Order<'a> {
     base: CString,
@@ -48,15 +63,45 @@ struct Order<'a> {
 }
 
 impl Spawner {
-    /// Begins a skeleton. The answer comes when it is up, or has failed.
-    pub(super) fn create(
+    /// Has a skeleton made when its turn comes. The answer comes when it is up, or has failed.
+    pub(super) fn queue_create(
         &mut self,
         request: RequestId,
-        spec: &SkeletonSpec,
-        limits: &SandboxLimits,
+        spec: SkeletonSpec,
+        limits: SandboxLimits,
     ) {
-        if let Err(failure) = self.begin(request, spec, limits) {
-            self.answer(request, Err(failure));
+        if CREATES_WAITING_MAX <= self.creates.len() {
+            let full = Failure {
+                step: "make one more sandbox".into(),
+                errno: Errno::EAGAIN,
+            };
+            return self.answer(request, Err(full));
+        }
+        self.creates.push_back(Create {
+            request,
+            spec,
+            limits,
+        });
+    }
+
+    /// Whether the next skeleton could be begun now.
+    pub(super) fn may_create(&self) -> bool {
+        let starting =
+            |(_, sandbox): &(SandboxId, &Sandbox)| matches!(sandbox.state, State::Starting(_));
+        !self.creates.is_empty() && self.table.restless().filter(starting).count() < STARTING_MAX
+    }
+
+    /// Begins one skeleton, if one is asked for: one in a turn, so that a bind that comes meanwhile waits for one clone
+    /// and not for a row of them.
+    pub(super) fn create_next(&mut self) {
+        if !self.may_create() {
+            return;
+        }
+        let Some(create) = self.creates.pop_front() else {
+            return;
+        };
+        if let Err(failure) = self.begin(create.request, &create.spec, &create.limits) {
+            self.answer(create.request, Err(failure));
         }
     }
 
@@ -147,11 +192,10 @@ impl Spawner {
             return Ok(());
         };
         let mut fds = cgroup::report_files(&sandbox.cgroup)?;
-        let State::Starting(starting) = std::mem::replace(&mut sandbox.state, State::Skeleton)
-        else {
+        sandbox.announced = true;
+        let Some(State::Starting(starting)) = self.table.set_state(id, State::Skeleton) else {
             return Err(refused("announce the sandbox twice"));
         };
-        sandbox.announced = true;
         // A child that is being cloned may hold a copy for a moment, so closing alone would not end the watch.
         self.poller
             .forget(starting.setup.as_fd())
@@ -183,7 +227,7 @@ impl Spawner {
     /// Gives up on sandboxes whose walls do not come up in time.
     pub(super) fn give_up_on_the_late(&mut self) {
         let now = Instant::now();
-        let late = self.table.ids_where(|sandbox| {
+        let late = self.table.restless_where(|sandbox| {
             matches!(&sandbox.state, State::Starting(starting) if starting.deadline < now)
         });
         for id in late {

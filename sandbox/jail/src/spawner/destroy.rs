@@ -26,9 +26,7 @@ impl Spawner {
         }
         kill(sandbox);
         self.leave_setup(id);
-        if let Some(sandbox) = self.table.get_mut(id) {
-            sandbox.state = State::Dying(cause);
-        }
+        self.table.set_state(id, State::Dying(cause));
     }
 
     /// A sandbox hit its memory limit (v1): the rest of it goes with the kernel's first victim, as
@@ -84,7 +82,7 @@ impl Spawner {
                 }),
             );
         }
-        if let Some(sandbox) = self.table.get_mut(id) {
+        if let Some(sandbox) = self.table.get(id) {
             let cause = match sandbox.state {
                 State::Dying(cause) => cause,
                 _ => by_itself,
@@ -92,7 +90,7 @@ impl Spawner {
             let mut totals = sandbox.cgroup.totals();
             // Seen, but not counted: the whole sandbox was killed before the kernel had chosen a victim.
             totals.oom_kills = totals.oom_kills.max(u64::from(sandbox.oom_seen));
-            sandbox.state = State::Reaped(cause, totals);
+            self.table.set_state(id, State::Reaped(cause, totals));
         }
         Ok(())
     }
@@ -112,7 +110,7 @@ impl Spawner {
     pub(super) fn look_at_the_dying(&mut self) {
         for id in self
             .table
-            .ids_where(|sandbox| matches!(sandbox.state, State::Reaped(..)))
+            .restless_where(|sandbox| matches!(sandbox.state, State::Reaped(..)))
         {
             let Some(sandbox) = self.table.get(id) else {
                 continue;

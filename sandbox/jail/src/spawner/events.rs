@@ -13,6 +13,8 @@ pub(super) enum Source {
     Gateway,
     /// SIGTERM and its like.
     Signals,
+    /// The process that stores a tree has ended.
+    Commit,
     /// PID 1 of a sandbox has ended.
     Exit(SandboxId),
     /// The first process of a sandbox speaks on its setup socket.
@@ -27,6 +29,7 @@ impl Source {
         match self {
             Self::Gateway => 0,
             Self::Signals => 1 << 2,
+            Self::Commit => 2 << 2,
             Self::Exit(id) => (id.0 << 2) | 1,
             Self::Setup(id) => (id.0 << 2) | 2,
             Self::Oom(id) => (id.0 << 2) | 3,
@@ -37,7 +40,8 @@ impl Source {
         let id = SandboxId(token >> 2);
         match token & 3 {
             0 if token == 0 => Self::Gateway,
-            0 => Self::Signals,
+            0 if id.0 == 1 => Self::Signals,
+            0 => Self::Commit,
             1 => Self::Exit(id),
             2 => Self::Setup(id),
             _ => Self::Oom(id),
@@ -131,6 +135,7 @@ mod tests {
         for source in [
             Source::Gateway,
             Source::Signals,
+            Source::Commit,
             Source::Exit(id),
             Source::Setup(id),
             Source::Oom(id),

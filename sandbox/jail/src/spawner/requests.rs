@@ -54,7 +54,8 @@ impl Spawner {
         }
         for source in sources {
             match source {
-                Source::Gateway => self.serve_gateway()?,
+                Source::Gateway => self.serve_gateway(),
+                Source::Commit => self.end_commit()?,
                 Source::Signals => {
                     if self
                         .signals
@@ -70,16 +71,17 @@ impl Spawner {
         }
         self.look_at_the_dying();
         self.give_up_on_the_late();
+        self.create_next();
         Ok(self.link.closed().map(|closed| match closed {
             Closed::ByPeer | Closed::Broken => Ended::GatewayGone,
         }))
     }
 
     fn timeout(&self) -> EpollTimeout {
-        if self.untidy {
+        if self.untidy || self.may_create() {
             return EpollTimeout::ZERO;
         }
-        let any = |wanted: fn(&Sandbox) -> bool| !self.table.ids_where(wanted).is_empty();
+        let any = |wanted: fn(&Sandbox) -> bool| self.table.restless().any(|(_, one)| wanted(one));
         if any(|sandbox| matches!(sandbox.state, State::Reaped(..))) {
             return EpollTimeout::from(RETRY_MS);
         }
@@ -94,29 +96,28 @@ impl Spawner {
             Source::Setup(id) => self.hear_setup(id),
             Source::Exit(id) => self.reap(id)?,
             Source::Oom(id) => self.out_of_memory(id),
-            Source::Gateway | Source::Signals => {}
+            Source::Gateway | Source::Signals | Source::Commit => {}
         }
         Ok(())
     }
 
-    fn serve_gateway(&mut self) -> Result<(), SpawnerError> {
+    fn serve_gateway(&mut self) {
         self.link.flush();
         for _ in 0..REQUESTS_PER_TURN_MAX {
             match self.link.receive() {
-                Some((request, fds)) => self.handle(request, fds)?,
+                Some((request, fds)) => self.handle(request, fds),
                 None => break,
             }
         }
-        Ok(())
     }
 
-    fn handle(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<(), SpawnerError> {
+    fn handle(&mut self, request: Request, fds: Vec<OwnedFd>) {
         match request {
             Request::Create {
                 request,
                 spec,
                 limits,
-            } => self.create(request, &spec, &limits),
+            } => self.queue_create(request, spec, limits),
             Request::Bind {
                 request,
                 sandbox,
@@ -162,7 +163,6 @@ impl Spawner {
             Request::TreeAbort { upload } => self.tree_abort(upload),
             Request::TreeRemove { request, tree } => self.tree_remove(request, &tree),
         }
-        Ok(())
     }
 
     fn inspect(&self, id: SandboxId) -> Result<OwnedFd, Failure> {
@@ -186,22 +186,14 @@ impl Spawner {
     ) {
         match outcome {
             Ok((event, fds)) => self.link.push(&event, fds),
-            Err(failure) => {
-                let message = failure.to_string();
-                let event = Event::Failed {
-                    request,
-                    step: failure.step.into_owned(),
-                    errno: failure.errno as i32,
-                    message,
-                };
-                self.link.push(&event, Vec::new());
-            }
+            Err(failure) => self.link.push(&failed(request, failure), Vec::new()),
         }
     }
 
     /// Destroys every sandbox and waits until they are gone.
     fn end(&mut self) -> Result<(), SpawnerError> {
         let deadline = Instant::now() + Duration::from_millis(END_MS_MAX);
+        self.abandon_commits();
         for id in self.table.ids() {
             self.destroy(id, Cause::Destroyed);
         }
@@ -223,6 +215,17 @@ impl Spawner {
             self.link.flush();
         }
         Ok(())
+    }
+}
+
+/// The answer to a request that failed.
+pub(super) fn failed(request: RequestId, failure: Failure) -> Event {
+    let message = failure.to_string();
+    Event::Failed {
+        request,
+        step: failure.step.into_owned(),
+        errno: failure.errno as i32,
+        message,
     }
 }
 

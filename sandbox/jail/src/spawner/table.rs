@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Every sandbox that exists, and the ids that each one takes.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
+    time::Instant,
+};
 
 use hearth_protocol::{
     TreeId,
@@ -62,6 +66,8 @@ pub(super) struct Starting {
 #[derive(Debug)]
 pub(super) struct Table {
     sandboxes: BTreeMap<SandboxId, Sandbox>,
+    /// Those of which something is still to come by itself: the few that every turn looks at.
+    restless: BTreeSet<SandboxId>,
     free_pairs: Vec<u32>,
     block: IdBlock,
     next: u64,
@@ -72,6 +78,7 @@ impl Table {
         // Popped from the end: the lowest pair first.
         Self {
             sandboxes: BTreeMap::new(),
+            restless: BTreeSet::new(),
             free_pairs: (0..sandboxes_max).rev().collect(),
             block,
             next: 1,
@@ -97,7 +104,18 @@ impl Table {
     }
 
     pub(super) fn insert(&mut self, id: SandboxId, sandbox: Sandbox) {
+        self.restless.insert(id);
         self.sandboxes.insert(id, sandbox);
+    }
+
+    /// Moves a sandbox on; gives the state that it leaves.
+    pub(super) fn set_state(&mut self, id: SandboxId, state: State) -> Option<State> {
+        let sandbox = self.sandboxes.get_mut(&id)?;
+        match state {
+            State::Starting(_) | State::Dying(_) | State::Reaped(..) => self.restless.insert(id),
+            State::Skeleton | State::Bound(_) => self.restless.remove(&id),
+        };
+        Some(std::mem::replace(&mut sandbox.state, state))
     }
 
     pub(super) fn get(&self, id: SandboxId) -> Option<&Sandbox> {
@@ -111,6 +129,7 @@ impl Table {
     /// Takes out a sandbox of which nothing is left.
     pub(super) fn remove(&mut self, id: SandboxId) -> Option<Sandbox> {
         let sandbox = self.sandboxes.remove(&id)?;
+        self.restless.remove(&id);
         self.free_pairs.push(sandbox.pair);
         Some(sandbox)
     }
@@ -123,12 +142,18 @@ impl Table {
         self.sandboxes.keys().copied().collect()
     }
 
-    /// Those whose state `wanted` accepts.
-    pub(super) fn ids_where(&self, wanted: impl Fn(&Sandbox) -> bool) -> Vec<SandboxId> {
-        self.sandboxes
+    /// Those that are starting, dying or reaped.
+    pub(super) fn restless(&self) -> impl Iterator<Item = (SandboxId, &Sandbox)> {
+        self.restless
             .iter()
+            .filter_map(|id| Some((*id, self.sandboxes.get(id)?)))
+    }
+
+    /// Those of [`Table::restless`] whose state `wanted` accepts.
+    pub(super) fn restless_where(&self, wanted: impl Fn(&Sandbox) -> bool) -> Vec<SandboxId> {
+        self.restless()
             .filter(|(_, sandbox)| wanted(sandbox))
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect()
     }
 

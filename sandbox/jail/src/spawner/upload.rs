@@ -9,7 +9,10 @@ use hearth_protocol::{
 };
 use nix::errno::Errno;
 
-use super::{Spawner, requests::wrong_state};
+use super::{
+    Spawner,
+    requests::{failed, wrong_state},
+};
 use crate::{
     failure::Failure,
     trees::{Chunk, Tidied, TreeError},
@@ -33,12 +36,14 @@ impl Spawner {
     }
 
     pub(super) fn tree_commit(&mut self, request: RequestId, upload: UploadId) {
-        let outcome = self.parts.store.commit(upload);
-        self.untidy = true;
-        self.answer_tree(
-            request,
-            outcome.map(|tree| Event::TreeStored { request, tree }),
-        );
+        match self.parts.store.begin_commit(upload) {
+            Ok(commit) => self.commits.push(request, commit),
+            Err(error) => {
+                self.untidy = true;
+                self.link.push(&refusal(request, &error), Vec::new());
+            }
+        }
+        self.begin_commit();
     }
 
     pub(super) fn tree_abort(&mut self, upload: UploadId) {
@@ -66,27 +71,23 @@ impl Spawner {
     }
 
     fn answer_tree(&mut self, request: RequestId, outcome: Result<Event, TreeError>) {
-        match outcome {
-            Ok(event) => self.link.push(&event, Vec::new()),
-            Err(error) => {
-                let errno = Errno::from_raw(error.errno());
-                // The error's text names the file; its step is the part before the name.
-                self.answer(
-                    request,
-                    Err(Failure {
-                        step: step_of(&error),
-                        errno,
-                    }),
-                );
-            }
-        }
+        let event = outcome.unwrap_or_else(|error| refusal(request, &error));
+        self.link.push(&event, Vec::new());
     }
 }
 
-/// The phrase after "cannot" in the error's text.
-fn step_of(error: &TreeError) -> std::borrow::Cow<'static, str> {
+/// The answer to a request on the store that failed.
+pub(super) fn refusal(request: RequestId, error: &TreeError) -> Event {
+    // The error's text names the file; its step is the part before the name.
     let text = error.to_string();
-    text.strip_prefix("cannot ")
-        .map_or(text.clone(), str::to_owned)
-        .into()
+    let step = text
+        .strip_prefix("cannot ")
+        .map_or(text.clone(), str::to_owned);
+    failed(
+        request,
+        Failure {
+            step: step.into(),
+            errno: Errno::from_raw(error.errno()),
+        },
+    )
 }

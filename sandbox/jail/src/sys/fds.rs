@@ -67,7 +67,7 @@ pub(crate) fn close_from(first: u32) -> nix::Result<()> {
 /// Only for the moment after a fork, when the owners of these numbers are the parent's objects and never run again.
 pub(crate) fn close_range(first: u32, last: u32) -> nix::Result<()> {
     // SAFETY: close_range(2) takes integers. Owners of the closed numbers exist in this address space, but this
-    // process ends in exec or _exit without running their destructors (`enter::child`).
+    // process ends in exec or _exit without running their destructors (`enter::child`, `spawner::commit`).
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0_u32) };
     checked(result).map(drop)
 }
@@ -81,7 +81,8 @@ pub(crate) fn place(fd: BorrowedFd<'_>, number: RawFd) -> nix::Result<()> {
 
 /// A descriptor of this process that stays open until exec, by its number.
 pub(crate) fn placed(number: RawFd) -> BorrowedFd<'static> {
-    // SAFETY: called between `enter::keep_only`, which opens these numbers, and exec or _exit; nothing closes them.
+    // SAFETY: called between `place`, which opens these numbers in a process that has just been forked, and exec or _exit;
+    // nothing closes them.
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 

@@ -85,13 +85,10 @@ pub(super) fn append_all(upload: &mut Upload, file: &NewFile<'_>) -> Result<(), 
 /// Final modes and on disk, files before the directories that name them.
 pub(super) fn finish(upload: &Upload) -> Result<(), TreeError> {
     let singly = upload.listing.files.len() <= FLUSHED_SINGLY_MAX;
+    // Opened anew: the upload's own descriptor is not there any more in the process that does this.
+    let root = File::open(&upload.path).map_err(at("open", &upload.path))?;
     for (path, file) in &upload.listing.files {
-        let opened = open_beneath(
-            upload.directory.as_fd(),
-            path,
-            OFlag::O_RDONLY,
-            Mode::empty(),
-        );
+        let opened = open_beneath(root.as_fd(), path, OFlag::O_RDONLY, Mode::empty());
         let path = upload.path.join(path);
         let opened = File::from(opened.map_err(|errno| at("open", &path)(errno.into()))?);
         opened
@@ -113,8 +110,7 @@ pub(super) fn finish(upload: &Upload) -> Result<(), TreeError> {
         }
     }
     if !singly {
-        nix::unistd::syncfs(&upload.directory)
-            .map_err(|errno| at("flush", &upload.path)(errno.into()))?;
+        nix::unistd::syncfs(&root).map_err(|errno| at("flush", &upload.path)(errno.into()))?;
     }
     Ok(())
 }

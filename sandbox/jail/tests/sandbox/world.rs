@@ -185,6 +185,15 @@ impl World {
         self.socket.send(request, &[]);
     }
 
+    pub(crate) fn send_request_with(&self, request: &Request, fds: &[BorrowedFd<'_>]) {
+        self.socket.send(request, fds);
+    }
+
+    /// Where stored trees are.
+    pub(crate) fn trees(&self) -> PathBuf {
+        self.data_dir.trees()
+    }
+
     pub(crate) fn send_bytes(&self, packet: &[u8]) {
         self.send_with(packet, &[]);
     }
