@@ -3,10 +3,10 @@
 
 use hearth_protocol::{
     init::ExitStatus,
-    spawner::{Cause, SandboxLimits},
+    spawner::{Cause, Event, Request, SandboxLimits},
 };
 
-use crate::world::{World, eventually, is_root, limits};
+use crate::world::{World, eventually, is_root, limits, per_call};
 
 #[test]
 fn memory_beyond_the_limit_ends_the_whole_sandbox_and_is_reported_as_an_oom_kill() {
@@ -108,5 +108,26 @@ fn a_spinning_function_gets_its_share_of_the_cpu_and_the_throttling_is_counted()
     };
     eventually("throttling", || 2 < throttled(sandbox.cgroup_file(5)));
     world.destroy(sandbox.id);
+    world.close();
+}
+
+#[test]
+fn a_skeleton_comes_up_within_the_least_memory_that_a_function_may_have() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new();
+    let request = world.next_request();
+    world.send(&Request::Create {
+        request,
+        spec: per_call("static"),
+        limits: SandboxLimits {
+            memory_bytes: 4 << 20,
+            pids: 2,
+            ..limits()
+        },
+    });
+    let (answer, _) = world.answer();
+    assert!(matches!(answer, Event::Created { .. }), "{answer:?}");
     world.close();
 }
