@@ -40,7 +40,9 @@ pub(crate) async fn drive(pool: Arc<Pool>, shard: usize, roster: Arc<Roster>, mu
         };
         record.begin_run(&roster.target);
         let finished = match seat {
-            Seat::Native(idle) => run_native(&pool, *idle, &roster, &mut record, tries_left).await,
+            Seat::Native(idle) => {
+                Box::pin(run_native(&pool, *idle, &roster, &mut record, tries_left)).await
+            }
             Seat::Wasm(turn) => run_wasm(&pool, turn, &roster, &mut record, tries_left).await,
         };
         if let Some(outcome) = finished {
@@ -64,7 +66,8 @@ async fn acquire(
         Grant::Idle(idle) => (Seat::Native(idle), Start::Warm),
         Grant::Turn(turn) => (Seat::Wasm(turn), Start::Warm),
         Grant::Place(place) => tokio::select! {
-            made = make(pool, shard, roster, place) => made.map_err(not_started)?,
+            // Boxed, as the native run is: every invocation's task would else carry the room of the longest path.
+            made = Box::pin(make(pool, shard, roster, place)) => made.map_err(not_started)?,
             () = record.output.closed() => return Err(Outcome::Cancelled),
         },
     };
