@@ -4,7 +4,7 @@
 use hearth_protocol::{SmallName, TreeId};
 use serde::{Deserialize, Serialize};
 
-use crate::{InvocationId, Outcome};
+use crate::{FailureCause, InvocationId, Outcome};
 
 /// The facts about one invocation. Given to the recorder exactly once, whatever happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,41 @@ pub struct Receipt {
     pub log: Vec<LogLine>,
     /// Log bytes beyond the limit, counted and dropped.
     pub log_dropped_bytes: u64,
+}
+
+/// A receipt without its texts, and what the allocator adds. In bytes.
+const BARE_BYTES: usize = 1024;
+
+/// A line of the log, or one that an outcome quotes, without its text. In bytes.
+const LINE_BYTES: usize = 64;
+
+impl Receipt {
+    /// About how much memory it takes: for whoever bounds how many are held.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let log = self.log.iter().map(|line| LINE_BYTES + line.text.len());
+        BARE_BYTES + log.sum::<usize>() + self.outcome.quoted_bytes()
+    }
+}
+
+impl Outcome {
+    fn quoted_bytes(&self) -> usize {
+        let (cause, tail) = match self {
+            Self::FunctionFailed { cause, stderr_tail } => match cause {
+                FailureCause::Trap { text } | FailureCause::BadOutput { problem: text } => {
+                    (text.len(), stderr_tail)
+                }
+                FailureCause::ExitCode { .. } | FailureCause::CannotExecute { .. } => {
+                    (0, stderr_tail)
+                }
+            },
+            Self::FunctionKilled { stderr_tail, .. } => (0, stderr_tail),
+            Self::CannotStart { message, .. } => return message.len(),
+            _ => return 0,
+        };
+        let tail = tail.iter().map(|line| LINE_BYTES + line.len());
+        cause + tail.sum::<usize>()
+    }
 }
 
 /// Native or wasm.

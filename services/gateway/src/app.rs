@@ -18,6 +18,7 @@ use crate::{
     edge::Edge,
     metrics::Metrics,
     problem::RequestError,
+    receipts::Receipts,
     registry::Registry,
     store::{StateError, Store},
 };
@@ -27,6 +28,7 @@ pub(crate) struct App {
     pub(crate) pool: Arc<Pool>,
     pub(crate) registry: Registry,
     pub(crate) store: Arc<Store>,
+    pub(crate) receipts: Arc<Receipts>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) admission: Admission,
     pub(crate) access: Access,

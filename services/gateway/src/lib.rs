@@ -28,6 +28,7 @@ pub mod manifest;
 mod metrics;
 mod monitor;
 mod problem;
+mod receipts;
 mod registry;
 mod routes;
 mod serve;

@@ -51,6 +51,7 @@ pub(crate) struct Metrics {
     deploys: IntCounterVec,
     functions_deployed: IntGauge,
     receipts_dropped: IntCounter,
+    receipts_thinned: IntCounter,
 }
 
 /// What is read at the moment of a scrape.
@@ -203,6 +204,13 @@ impl Metrics {
                     "Receipts that were not kept because the writer was behind.",
                 ),
             )?,
+            receipts_thinned: register_in(
+                r,
+                IntCounter::new(
+                    "hearth_receipts_thinned_total",
+                    "Receipts of successes that were kept in memory only: their function had many at that moment.",
+                ),
+            )?,
             registry,
         })
     }
@@ -299,6 +307,15 @@ impl Metrics {
 
     pub(crate) fn receipt_dropped(&self) {
         self.receipts_dropped.inc();
+    }
+
+    pub(crate) fn receipt_thinned(&self) {
+        self.receipts_thinned.inc();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn receipts_thinned(&self) -> u64 {
+        self.receipts_thinned.get()
     }
 
     /// The Prometheus text format.

@@ -31,9 +31,10 @@ use crate::{
     edge::Edge,
     metrics::Metrics,
     monitor::{Monitor, MonitorError, Order},
+    receipts::Receipts,
     registry::Registry,
     routes, startup,
-    store::{ReceiptLimits, ReceiptWriter, StateError, Store},
+    store::{ReceiptLimits, StateError, Store},
 };
 
 /// Threads per shard for what blocks: the database and unpacking. More would wait for the same disk.
@@ -116,14 +117,17 @@ pub fn serve(config: GatewayConfig) -> Result<(), GatewayError> {
     }
     let store = Arc::new(Store::open(&config.state_dir)?);
     let metrics = Arc::new(Metrics::register(config.limits.functions_labelled_max)?);
-    let (writer, receipts) =
-        ReceiptWriter::start(&store, receipt_limits(&config.limits), Arc::clone(&metrics))?;
+    let (receipts, writer) = Receipts::start(
+        Arc::clone(&store),
+        receipt_limits(&config.limits),
+        Arc::clone(&metrics),
+    )?;
     pin_to(config.cores[0]);
     let runtime = runtime(0)?;
-    let served = runtime.block_on(first_shard(config, store, metrics, writer));
+    let served = runtime.block_on(first_shard(config, store, metrics, Arc::new(receipts)));
     runtime.shutdown_timeout(SHUTDOWN_WAIT);
-    // Every sender went with the runtime's tasks; what they sent is still being written.
-    if receipts.join().is_err() {
+    // The last owner of the receipts went with the runtime's tasks; what waits is still being written.
+    if writer.join().is_err() {
         tracing::error!("the writer of receipts panicked");
     }
     served
@@ -134,7 +138,7 @@ async fn first_shard(
     config: GatewayConfig,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
-    writer: ReceiptWriter,
+    receipts: Arc<Receipts>,
 ) -> Result<(), GatewayError> {
     let monitor = Arc::new(Monitor::new(config.monitor)?);
     let shard_configs = config
@@ -142,7 +146,11 @@ async fn first_shard(
         .iter()
         .map(|core| ShardConfig { core: *core })
         .collect();
-    let recorder = recorder(config.compiler_tree.clone(), Arc::clone(&metrics), writer);
+    let recorder = recorder(
+        config.compiler_tree.clone(),
+        Arc::clone(&metrics),
+        Arc::clone(&receipts),
+    );
     let pool = Pool::new(pool_config(&config.limits, shard_configs, recorder));
     let host = pool.attach(config.spawner).await?;
     metrics.isolation(host.level);
@@ -152,6 +160,7 @@ async fn first_shard(
         pool,
         registry: Registry::default(),
         store,
+        receipts,
         metrics,
         admission: Admission::new(config.limits.inflight_max, config.limits.body_bytes_max),
         access: Access::new(config.management_key, config.allowed_hosts),
@@ -322,11 +331,11 @@ fn pin_to(core: Option<u16>) {
 }
 
 /// Where each receipt goes. Compilations are no invocations of a user's function: they are counted as deploys.
-fn recorder(compiler: TreeId, metrics: Arc<Metrics>, writer: ReceiptWriter) -> Recorder {
+fn recorder(compiler: TreeId, metrics: Arc<Metrics>, receipts: Arc<Receipts>) -> Recorder {
     Arc::new(move |receipt| {
         if receipt.revision != compiler {
             metrics.observe(&receipt);
-            writer.write(receipt);
+            receipts.add(receipt);
         }
     })
 }

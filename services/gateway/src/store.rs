@@ -16,7 +16,7 @@ use rusqlite::{
     Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, params,
 };
 
-pub(crate) use receipts::{LogQuery, ReceiptLimits, ReceiptWriter};
+pub(crate) use receipts::{History, LOGGED_BYTES_MAX, LogQuery, ReceiptLimits};
 
 /// The database's file name in the state directory.
 const FILE_NAME: &str = "hearth.sqlite";
@@ -138,12 +138,6 @@ impl Store {
             path,
             connection: Mutex::new(connection),
         })
-    }
-
-    /// Another connection, for the thread that writes receipts: losing the last of them with the machine's power is
-    /// no harm, and each would cost a wait for the disk.
-    pub(crate) fn receipts_connection(&self) -> Result<Connection, StateError> {
-        connect(&self.path, "NORMAL")
     }
 
     /// All functions.

@@ -72,7 +72,7 @@ fn fix(error: &RequestError) -> &'static str {
         }
         E::UnknownFunction => "`hearth ls` lists the functions.",
         E::UnknownInvocation => {
-            "Receipts are kept for a limited time; take the id from the header Hearth-Invocation."
+            "Take the id from the header Hearth-Invocation. Receipts are kept for a limited time, and it may be one of many successes of that moment that were not kept."
         }
         E::NotFound => "Call a function at /invoke/NAME or /fn/NAME/PATH.",
         E::MethodNotAllowed => "Functions are invoked by POST at /invoke/NAME.",

@@ -20,7 +20,7 @@ use crate::{
     deploy::{self, Deployed},
     intake::{self, Format},
     problem::RequestError,
-    store::{LogQuery, blocking},
+    store::LogQuery,
 };
 
 /// Invocations whose logs one answer has, where the query does not say, and at most.
@@ -151,11 +151,13 @@ pub(super) async fn logs(
         // Its log comes with its receipt.
         await_receipt(&shard, id).await?;
     }
-    let store = Arc::clone(&shard.app.store);
-    let receipts = blocking(move || store.logged(&wanted)).await?;
+    let receipts = shard.app.receipts.logged(wanted).await?;
     Ok(typed(
         "application/x-ndjson",
-        receipts.iter().flat_map(lines_of).collect(),
+        receipts
+            .iter()
+            .flat_map(|receipt| lines_of(receipt))
+            .collect(),
     ))
 }
 
@@ -194,8 +196,7 @@ async fn await_receipt(shard: &Shard, id: InvocationId) -> Result<Option<String>
     let until = Instant::now() + RECEIPT_WAIT_MAX;
     let is_young = began_ms(id).is_some_and(|began| began.abs_diff(now_ms()) < RECEIPT_YOUNG_MS);
     loop {
-        let store = Arc::clone(&shard.app.store);
-        let found = blocking(move || store.receipt(id)).await?;
+        let found = shard.app.receipts.find(id).await?;
         if found.is_some() || !is_young || until <= Instant::now() {
             return Ok(found);
         }

@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Receipts: written in batches by one thread off every request's path, kept within bounds of number, bytes and age.
+//! The history of receipts: written in batches by one thread, kept within bounds of number, bytes and age.
 
 use std::{
-    sync::{
-        Arc,
-        mpsc::{self, Receiver, SyncSender, TrySendError},
-    },
-    thread::JoinHandle,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,14 +10,7 @@ use hearth_pool::{InvocationId, Receipt};
 use hearth_protocol::SmallName;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{StateError, Store, query};
-use crate::metrics::Metrics;
-
-/// Receipts that wait for the writer. With the longest log each (1 MiB) they hold 512 MiB, with the default one 32.
-const WAITING_MAX: usize = 512;
-
-/// Receipts per transaction: one wait for the disk pays for many.
-const BATCH_MAX: usize = 256;
+use super::{StateError, Store, connect, query};
 
 /// How many are removed at once beyond what the bounds ask, in parts of the whole, so that removal is rare.
 const SLACK_PARTS: u64 = 64;
@@ -35,43 +24,11 @@ pub(crate) struct ReceiptLimits {
 }
 
 /// The most bytes of receipts that one look at the logs reads; older ones are left out.
-const LOGGED_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(crate) const LOGGED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The way to the thread that writes receipts. Dropping the last sender ends it, once all is written.
+/// The history, as the one thread that writes it has it.
 #[derive(Debug)]
-pub(crate) struct ReceiptWriter {
-    sender: SyncSender<Receipt>,
-    metrics: Arc<Metrics>,
-}
-
-impl ReceiptWriter {
-    pub(crate) fn start(
-        store: &Store,
-        limits: ReceiptLimits,
-        metrics: Arc<Metrics>,
-    ) -> Result<(Self, JoinHandle<()>), StateError> {
-        let (sender, receiver) = mpsc::sync_channel(WAITING_MAX);
-        let history = History::load(store.receipts_connection()?, limits)?;
-        let thread = std::thread::Builder::new()
-            .name("receipts".to_owned())
-            .spawn(move || history.write_all(&receiver));
-        let thread = thread.map_err(|_refused| StateError::Thread)?;
-        Ok((Self { sender, metrics }, thread))
-    }
-
-    /// Hands a receipt over; never waits. When the writer is behind, the receipt is dropped and counted.
-    pub(crate) fn write(&self, receipt: Receipt) {
-        match self.sender.try_send(receipt) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.metrics.receipt_dropped();
-            }
-        }
-    }
-}
-
-/// What the writing thread owns.
-struct History {
+pub(crate) struct History {
     connection: Connection,
     limits: ReceiptLimits,
     number: u64,
@@ -95,25 +52,15 @@ impl History {
         })
     }
 
-    fn write_all(mut self, receiver: &Receiver<Receipt>) {
-        while let Ok(first) = receiver.recv() {
-            let batch: Vec<Receipt> = std::iter::once(first)
-                .chain(receiver.try_iter().take(BATCH_MAX - 1))
-                .collect();
-            if let Err(source) = self.write_batch(&batch) {
-                tracing::error!(error = %source, receipts = batch.len(), "cannot write receipts");
-            }
-        }
-    }
-
-    fn write_batch(&mut self, batch: &[Receipt]) -> rusqlite::Result<()> {
+    /// Adds receipts in one transaction, and lets go of the oldest beyond the bounds.
+    pub(crate) fn write_batch(&mut self, batch: &[Arc<Receipt>]) -> rusqlite::Result<()> {
         let (mut number, mut bytes) = (self.number, self.bytes);
         let transaction = self.connection.transaction()?;
         {
             let sql = "INSERT OR REPLACE INTO receipts VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
             let mut insert = transaction.prepare_cached(sql)?;
             for receipt in batch {
-                let Ok(json) = serde_json::to_string(receipt) else {
+                let Ok(json) = serde_json::to_string(&**receipt) else {
                     continue;
                 };
                 let received_ms = i64::try_from(receipt.received_ms).unwrap_or(i64::MAX);
@@ -204,6 +151,12 @@ pub(crate) struct LogQuery {
 }
 
 impl Store {
+    /// The history for its writer, on a connection of its own: losing the last receipts with the machine's power is no
+    /// harm, and each would cost a wait for the disk.
+    pub(crate) fn history(&self, limits: ReceiptLimits) -> Result<History, StateError> {
+        History::load(connect(&self.path, "NORMAL")?, limits)
+    }
+
     /// One receipt's JSON.
     pub(crate) fn receipt(&self, id: InvocationId) -> Result<Option<String>, StateError> {
         let sql = "SELECT receipt FROM receipts WHERE id = ?1";
@@ -244,10 +197,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use hearth_pool::{Kind, LogLine, Outcome, Phases};
-    use hearth_protocol::TreeId;
-
     use super::*;
+    use crate::receipts::tests::receipt;
 
     const ROOMY: ReceiptLimits = ReceiptLimits {
         number_max: 1000,
@@ -255,42 +206,12 @@ mod tests {
         age_max: Duration::from_secs(3600),
     };
 
-    fn receipt(function: &str, line: Option<&str>) -> Receipt {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let log_line = |text: &str| LogLine {
-            at_ms: 1,
-            text: text.to_owned(),
-            cut: false,
-        };
-        Receipt {
-            invocation: InvocationId::new(),
-            function: SmallName::new(function).unwrap(),
-            revision: TreeId::new("0".repeat(64)).unwrap(),
-            kind: Kind::Native,
-            received_ms: u64::try_from(now.as_millis()).unwrap(),
-            start: None,
-            phases: Phases::default(),
-            outcome: Outcome::Ok,
-            usage: None,
-            limits_hit: Vec::new(),
-            residue: None,
-            request_bytes: 0,
-            response_bytes: 0,
-            log: line.map(log_line).into_iter().collect(),
-            log_dropped_bytes: 0,
-        }
-    }
-
-    /// Writes them all and waits for the thread's end.
     fn write(store: &Store, limits: ReceiptLimits, receipts: &[Receipt]) {
-        let metrics = Arc::new(Metrics::register(1).unwrap());
-        let (writer, thread) = ReceiptWriter::start(store, limits, metrics).unwrap();
-        receipts
-            .iter()
-            .cloned()
-            .for_each(|receipt| writer.write(receipt));
-        drop(writer);
-        thread.join().unwrap();
+        let mut history = store.history(limits).unwrap();
+        for few in receipts.chunks(5) {
+            let batch: Vec<_> = few.iter().cloned().map(Arc::new).collect();
+            history.write_batch(&batch).unwrap();
+        }
     }
 
     #[test]
