@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use uuid::{Uuid, fmt::Hyphenated};
 
 /// Names one invocation: a version 7 UUID (RFC 9562 section 5.7), so that ids sort by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -13,10 +13,19 @@ use uuid::Uuid;
 pub struct InvocationId(Uuid);
 
 impl InvocationId {
-    /// A new id from the clock and the system's random source.
+    /// How long its text is.
+    pub const TEXT_LEN: usize = Hyphenated::LENGTH;
+
+    /// A new id from the clock and a random generator that the system seeds.
     #[must_use]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    /// Its text, in a buffer of the caller's.
+    #[must_use]
+    pub fn encode(self, text: &mut [u8; Self::TEXT_LEN]) -> &str {
+        self.0.as_hyphenated().encode_lower(text)
     }
 }
 

@@ -22,6 +22,9 @@ const HEARTH_INVOCATION: HeaderName = HeaderName::from_static("hearth-invocation
 const HEARTH_START: HeaderName = HeaderName::from_static("hearth-start");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
+/// So many headers an answer of `/invoke` has.
+const HEADERS: usize = 4;
+
 /// The answer of `/invoke`: stdout as it is, of the manifest's type.
 pub(crate) fn plain(
     id: InvocationId,
@@ -47,6 +50,7 @@ pub(crate) fn plain(
         ),
     };
     let mut response = Response::new(body);
+    response.headers_mut().reserve(HEADERS);
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, content_type.clone());
@@ -76,7 +80,7 @@ pub(crate) async fn cgi(id: InvocationId, reply: Reply, permit: Permit) -> Respo
 
 /// Puts the invocation's id on an answer.
 pub(crate) fn name_invocation(headers: &mut HeaderMap, id: InvocationId) {
-    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+    if let Ok(value) = HeaderValue::from_str(id.encode(&mut [0; InvocationId::TEXT_LEN])) {
         headers.insert(HEARTH_INVOCATION, value);
     }
 }
@@ -99,20 +103,19 @@ fn add_facts(headers: &mut HeaderMap, id: InvocationId, facts: &Facts) {
 
 /// Durations in milliseconds, as the header's specification has them.
 fn server_timing(phases: &Phases) -> String {
-    let mut text = String::with_capacity(64);
-    for (name, micros) in [
-        ("queue", phases.queue_us),
-        ("acquire", phases.acquire_us),
-        ("run", phases.run_us),
-    ] {
-        let separator = if text.is_empty() { "" } else { ", " };
-        text.push_str(&format!(
-            "{separator}{name};dur={}.{:03}",
-            micros / 1000,
-            micros % 1000
-        ));
-    }
-    text
+    let Phases {
+        queue_us,
+        acquire_us,
+        run_us,
+        ..
+    } = phases;
+    let part = |micros: &u64| (micros / 1000, micros % 1000);
+    let (queue, acquire, run) = (part(queue_us), part(acquire_us), part(run_us));
+    // One piece of text, not one for each part: it is made for every answer.
+    format!(
+        "queue;dur={}.{:03}, acquire;dur={}.{:03}, run;dur={}.{:03}",
+        queue.0, queue.1, acquire.0, acquire.1, run.0, run.1
+    )
 }
 
 fn whole_cgi(output: &Bytes) -> Result<Response, Outcome> {

@@ -2,12 +2,11 @@
 //! Reads a request's body into memory: bounded in bytes (its own limit and the process's), between two pieces, and as a
 //! whole.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
-use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
-use hyper::body::Body as _;
+use hyper::body::Body;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -31,12 +30,15 @@ pub(crate) struct HeldBody {
 }
 
 /// Reads all of `body`, at most `limit_bytes`.
-pub(crate) async fn read(
-    mut body: Body,
+pub(crate) async fn read<B>(
+    mut body: B,
     limit_bytes: u64,
     admission: &Admission,
     timeouts: &EdgeTimeouts,
-) -> Result<HeldBody, RequestError> {
+) -> Result<HeldBody, RequestError>
+where
+    B: Body<Data = Bytes, Error: Display> + Unpin,
+{
     // What a client announces is believed only when it refuses the request: memory is counted as bytes arrive, so
     // that announcing much and sending nothing holds nothing.
     let announced = body.size_hint().lower();
@@ -69,11 +71,14 @@ pub(crate) async fn read(
 }
 
 /// The next piece; none at the end. Trailers are dropped: no contract has a place for them.
-async fn next(
-    body: &mut Body,
+async fn next<B>(
+    body: &mut B,
     whole_by: Instant,
     timeouts: &EdgeTimeouts,
-) -> Result<Option<Bytes>, RequestError> {
+) -> Result<Option<Bytes>, RequestError>
+where
+    B: Body<Data = Bytes, Error: Display> + Unpin,
+{
     loop {
         let progress_by = Instant::now() + timeouts.body_progress;
         let limit = if whole_by < progress_by {
@@ -99,7 +104,7 @@ async fn next(
 }
 
 /// Takes what is left off the wire, within bounds.
-async fn discard(mut body: Body) {
+async fn discard(mut body: impl Body<Data = Bytes> + Unpin) {
     let until = Instant::now() + DISCARD_TIME_MAX;
     let mut seen = 0;
     while seen < DISCARD_BYTES_MAX {

@@ -14,21 +14,19 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body, extract::Request, response::Response};
+use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use hyper::{
     body::{Body as HttpBody, Frame, Incoming, SizeHint},
     server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::TokioTimer;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
-use tower::Service as _;
 
-use crate::config::EdgeTimeouts;
+use crate::{config::EdgeTimeouts, routes::Routes};
 use timed_io::{Phase, SharedPhase, TimedIo};
 
 /// How much of a connection is buffered: request line and headers must fit, else 431. In bytes.
@@ -81,7 +79,7 @@ impl Edge {
     }
 
     /// Accepts until draining begins.
-    pub(crate) async fn accept(self, listener: TcpListener, router: Router) {
+    pub(crate) async fn accept(self, listener: TcpListener, routes: Arc<Routes>) {
         let mut draining = self.draining.clone();
         loop {
             tokio::select! {
@@ -89,7 +87,7 @@ impl Edge {
                 () = begun(&mut draining) => return,
                 accepted = self.accept_one(&listener) => match accepted {
                     Ok((stream, peer, permit)) => {
-                        tokio::spawn(self.clone().serve(stream, peer, router.clone(), permit));
+                        tokio::spawn(self.clone().serve(stream, peer, Arc::clone(&routes), permit));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
@@ -115,7 +113,7 @@ impl Edge {
         self,
         stream: TcpStream,
         peer: SocketAddr,
-        router: Router,
+        routes: Arc<Routes>,
         permit: OwnedSemaphorePermit,
     ) {
         // Answers are written whole: waiting to fill a segment would only add the peer's delayed acknowledgement.
@@ -126,14 +124,10 @@ impl Edge {
         let ends = Ends { peer, local };
         let phase = SharedPhase::default();
         let io = TimedIo::new(stream, phase.clone(), self.timeouts);
-        let service = service_fn(|request| answer(request, ends, router.clone(), phase.clone()));
+        let service = service_fn(|request| answer(request, ends, &routes, phase.clone()));
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            // A second bound of the two limits that `TimedIo` keeps apart; the longer, so that it never fires first.
-            .header_read_timeout(
-                self.timeouts.keep_alive_idle.max(self.timeouts.first_byte)
-                    + self.timeouts.header_read,
-            )
+            // `TimedIo` has a limit for every state; this one would be armed anew for every request, and never fire.
+            .header_read_timeout(None)
             .max_buf_size(BUFFER_BYTES_MAX)
             // A client that closes its sending side has gone away: its invocation is cancelled.
             .half_close(false)
@@ -166,13 +160,11 @@ async fn begun(draining: &mut watch::Receiver<bool>) {
 async fn answer(
     request: hyper::Request<Incoming>,
     ends: Ends,
-    mut router: Router,
+    routes: &Routes,
     phase: SharedPhase,
 ) -> Result<hyper::Response<Tracked>, Infallible> {
     phase.set(Phase::Busy);
-    let mut request: Request = request.map(Body::new);
-    request.extensions_mut().insert(ends);
-    let response: Response = router.call(request).await?;
+    let response: Response = routes.answer(request, ends).await;
     Ok(response.map(|body| Tracked { body, phase }))
 }
 

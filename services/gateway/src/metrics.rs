@@ -3,17 +3,18 @@
 //! invocation. Labels come from closed sets; a function beyond a configured number shares the label `other`, because
 //! each label costs the scraper memory for ever.
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
-};
+mod series;
 
-use hearth_pool::{Kind, LimitHit, Outcome, OutcomeKind, Receipt};
+use std::sync::{Mutex, PoisonError};
+
+use hearth_pool::{Kind, LimitHit, Outcome, Receipt};
 use hearth_protocol::spawner::Level;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder, core::Collector,
 };
+
+use series::Sorts;
 
 /// From a warm wasm call (tens of microseconds) to the longest time limit's order: "which share of calls was below X?"
 /// for every X of the speed goals.
@@ -22,15 +23,11 @@ const SECONDS_BUCKETS: [f64; 20] = [
     1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 900.0,
 ];
 
-/// The label of functions beyond the configured number.
-const OTHER: &str = "other";
-
 /// Every metric of the gateway.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    functions: Mutex<HashSet<String>>,
-    functions_max: usize,
+    sorts: Mutex<Sorts>,
 
     invocations: IntCounterVec,
     duration: HistogramVec,
@@ -95,8 +92,7 @@ impl Metrics {
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
         Ok(Self {
-            functions: Mutex::default(),
-            functions_max: functions_max as usize,
+            sorts: Mutex::new(Sorts::new(functions_max as usize)),
             invocations: counters(
                 r,
                 "hearth_invocations_total",
@@ -217,34 +213,29 @@ impl Metrics {
 
     /// The only place where an invocation is counted; called exactly once for each, whatever happened.
     pub(crate) fn observe(&self, receipt: &Receipt) {
-        let function = self.label(receipt.function.as_str());
-        let (function, kind) = (function.as_str(), receipt.kind.as_str());
-        let start = receipt.start.map_or("none", hearth_pool::Start::as_str);
-        let outcome = receipt.outcome.kind();
-        self.invocations
-            .with_label_values(&[function, kind, outcome.as_str(), start])
-            .inc();
-
+        let series = {
+            let mut sorts = self.sorts.lock().unwrap_or_else(PoisonError::into_inner);
+            sorts.series(receipt, self)
+        };
+        let (function, kind) = (series.function.as_str(), receipt.kind.as_str());
+        series.invocations.inc();
         let phases = receipt.phases;
         let total_us = phases.queue_us + phases.acquire_us + phases.run_us;
-        self.duration
-            .with_label_values(&[function, kind, start])
-            .observe(in_seconds(total_us));
-        self.queue_wait
-            .with_label_values(&[function])
-            .observe(in_seconds(phases.queue_us));
+        series.duration.observe(in_seconds(total_us));
+        series.queue_wait.observe(in_seconds(phases.queue_us));
         if receipt.start.is_some() {
             let parts = [
-                ("queue", phases.queue_us),
-                ("acquire", phases.acquire_us),
-                ("run", phases.run_us),
-                ("reset", phases.reset_us),
+                phases.queue_us,
+                phases.acquire_us,
+                phases.run_us,
+                phases.reset_us,
             ];
-            for (phase, micros) in parts {
-                self.phase
-                    .with_label_values(&[kind, phase])
-                    .observe(in_seconds(micros));
+            for (histogram, micros) in series.phases.iter().zip(parts) {
+                histogram.observe(in_seconds(micros));
             }
+        }
+        if let Some(usage) = receipt.usage {
+            series.cpu_seconds.inc_by(in_seconds(usage.cpu_us));
         }
         match &receipt.outcome {
             Outcome::Throttled { limit, .. } => {
@@ -260,7 +251,7 @@ impl Metrics {
             } => {
                 self.oom_kills.with_label_values(&[function, kind]).inc();
             }
-            _ if outcome == OutcomeKind::FunctionTimedOut => {
+            Outcome::FunctionTimedOut { .. } => {
                 self.timeouts.with_label_values(&[function, kind]).inc();
             }
             _ => {}
@@ -269,11 +260,6 @@ impl Metrics {
             self.limits_hit
                 .with_label_values(&[function, limit_name(*limit)])
                 .inc();
-        }
-        if let Some(usage) = receipt.usage {
-            self.cpu_seconds
-                .with_label_values(&[function, kind])
-                .inc_by(in_seconds(usage.cpu_us));
         }
         if 0 < receipt.log_dropped_bytes {
             self.log_dropped_bytes
@@ -331,22 +317,6 @@ impl Metrics {
                 .set(number);
         }
         TextEncoder::new().encode_to_string(&self.registry.gather())
-    }
-
-    /// The function's own label while there are few enough, else [`OTHER`].
-    fn label(&self, function: &str) -> String {
-        let mut known = self
-            .functions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if known.contains(function) {
-            return function.to_owned();
-        }
-        if known.len() < self.functions_max {
-            known.insert(function.to_owned());
-            return function.to_owned();
-        }
-        OTHER.to_owned()
     }
 }
 

@@ -6,25 +6,69 @@ mod manage;
 mod observe;
 mod params;
 
-use std::time::Instant;
+use std::{fmt::Display, time::Instant};
 
 use axum::{
     Router,
+    body::Body,
     extract::{Extension, Request, State},
-    http::request::Parts,
+    http::{HeaderValue, Method, header, request::Parts},
     middleware,
-    response::Response,
-    routing::{any, get, post},
+    response::{IntoResponse as _, Response},
+    routing::{any, get},
 };
+use bytes::Bytes;
 use hearth_pool::{Call, InvocationId};
 use hearth_protocol::SmallName;
+use hyper::body::{Body as HttpBody, Incoming};
+use tower::ServiceExt as _;
 
 use crate::{answer, app::Shard, body, cgi, edge::Ends, problem::RequestError};
 
 use params::FunctionName;
 
-/// All routes of a shard.
-pub(crate) fn router(shard: Shard) -> Router {
+/// The way in for every request of a shard.
+pub(crate) struct Routes {
+    shard: Shard,
+    others: Router,
+}
+
+impl Routes {
+    pub(crate) fn new(shard: Shard) -> Self {
+        Self {
+            others: others(shard.clone()),
+            shard,
+        }
+    }
+
+    /// Through the gate and where its path leads.
+    pub(crate) async fn answer(&self, mut request: Request<Incoming>, ends: Ends) -> Response {
+        gate::strip(request.headers_mut());
+        let way_out = gate::WayOut::of(&request);
+        let response = match gate::check(&request) {
+            Ok(()) => self.route(request, ends).await,
+            Err(error) => error.into_response(),
+        };
+        way_out.pass(response, &self.shard.app.metrics)
+    }
+
+    async fn route(&self, mut request: Request<Incoming>, ends: Ends) -> Response {
+        // By hand, ahead of the router: its generality costs more than the rest of a trivial invocation's way through
+        // this crate (docs/performance.md).
+        if let Some(name) = params::invoked(request.uri().path()) {
+            return match FunctionName::decode(name) {
+                Ok(name) => invoke(&self.shard, &name, request).await,
+                Err(error) => error.into_response(),
+            };
+        }
+        request.extensions_mut().insert(ends);
+        let Ok(response) = self.others.clone().oneshot(request.map(Body::new)).await;
+        response
+    }
+}
+
+/// All routes but `/invoke/{name}`.
+fn others(shard: Shard) -> Router {
     let management = Router::new()
         .route("/v1/functions", get(manage::list))
         .route(
@@ -41,7 +85,6 @@ pub(crate) fn router(shard: Shard) -> Router {
             gate::needs_key,
         ));
     Router::new()
-        .route("/invoke/{name}", post(invoke))
         .route("/fn/{name}", any(function))
         .route("/fn/{name}/", any(function))
         .route("/fn/{name}/{*path}", any(function))
@@ -57,23 +100,25 @@ pub(crate) fn router(shard: Shard) -> Router {
         .route("/readyz", get(observe::readyz))
         .fallback(|| async { RequestError::NotFound })
         .method_not_allowed_fallback(|| async { RequestError::MethodNotAllowed })
-        .layer(middleware::from_fn_with_state(shard.clone(), gate::front))
         .with_state(shard)
 }
 
 /// `POST /invoke/{name}`: body in, body out.
-async fn invoke(
-    State(shard): State<Shard>,
-    FunctionName(name): FunctionName,
-    request: Request,
-) -> Response {
+async fn invoke(shard: &Shard, name: &SmallName, request: Request<Incoming>) -> Response {
+    if let Err(error) = gate::check_host(shard, &request) {
+        return error.into_response();
+    }
+    if request.method() != Method::POST {
+        let allow = [(header::ALLOW, HeaderValue::from_static("POST"))];
+        return (allow, RequestError::MethodNotAllowed).into_response();
+    }
     let id = InvocationId::new();
     if request.uri().query().is_some_and(params::asks_for_a_mode) {
         let problem =
             "mode is not supported yet; every invocation is answered when it ends".to_owned();
         return RequestError::BadRequest { problem }.response_for(id);
     }
-    run(&shard, id, &name, request, &Contract::Plain)
+    run(shard, id, name, request, &Contract::Plain)
         .await
         .unwrap_or_else(|error| error.response_for(id))
 }
@@ -99,13 +144,16 @@ enum Contract {
 
 /// The life of an invocation. Dropping this future at any point, as happens when the client goes away, cancels what
 /// has begun and gives back what is held.
-async fn run(
+async fn run<B>(
     shard: &Shard,
     id: InvocationId,
     name: &SmallName,
-    request: Request,
+    request: Request<B>,
     contract: &Contract,
-) -> Result<Response, RequestError> {
+) -> Result<Response, RequestError>
+where
+    B: HttpBody<Data = Bytes, Error: Display> + Unpin,
+{
     let app = &shard.app;
     app.admission.opened(app.limits.queue_wait_max).await?;
     let function = app.registry.find(name)?;
@@ -132,7 +180,7 @@ impl Contract {
         id: InvocationId,
         function: &SmallName,
         parts: &Parts,
-        body: bytes::Bytes,
+        body: Bytes,
     ) -> Result<Call, RequestError> {
         let received = Instant::now();
         match self {

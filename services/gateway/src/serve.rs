@@ -33,7 +33,8 @@ use crate::{
     monitor::{Monitor, MonitorError, Order},
     receipts::Receipts,
     registry::Registry,
-    routes, startup,
+    routes::Routes,
+    startup,
     store::{ReceiptLimits, StateError, Store},
 };
 
@@ -277,7 +278,8 @@ fn start_shards(
         };
         if index == 0 {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-            tokio::spawn(app.edge.clone().accept(listener, routes::router(shard)));
+            let routes = Arc::new(Routes::new(shard));
+            tokio::spawn(app.edge.clone().accept(listener, routes));
             continue;
         }
         let runtime = runtime(index)?;
@@ -303,7 +305,7 @@ async fn other_shard(
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let edge = shard.app.edge.clone();
-    tokio::spawn(edge.accept(listener, routes::router(shard)));
+    tokio::spawn(edge.accept(listener, Arc::new(Routes::new(shard))));
     // A sender that is gone means the same.
     drop(stopped.wait_for(|stopped| *stopped).await);
     Ok(())

@@ -204,13 +204,18 @@ impl<S: PartialEq + Copy> Timer<S> {
         let sleep = self
             .sleep
             .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if sleep.deadline() != deadline {
+        // One that ends too early is left as it is and set again when it ends: with each request the deadline moves
+        // away, and moving the timer along would cost every request what now costs one in minutes.
+        if deadline < sleep.deadline() {
             sleep.as_mut().reset(deadline);
         }
-        sleep
-            .as_mut()
-            .poll(cx)
-            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+        while sleep.as_mut().poll(cx).is_ready() {
+            if deadline <= sleep.deadline() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            sleep.as_mut().reset(deadline);
+        }
+        Poll::Pending
     }
 
     fn stop(&mut self) {

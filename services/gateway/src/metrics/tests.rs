@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+use std::collections::HashSet;
+
 use hearth_pool::{InvocationId, KillCause, Phases, Start, ThrottleLimit, Usage, UsageSource};
 use hearth_protocol::{SmallName, TreeId};
 

@@ -3,13 +3,14 @@
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, Method, Version, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
 
 use crate::{
     app::Shard,
+    metrics::Metrics,
     problem::{Code, RequestError},
 };
 
@@ -23,49 +24,67 @@ const URI_BYTES_MAX: usize = 16 * 1024;
 /// block is incomplete, and lets a block of up to twice as much through.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 
-/// Around everything: strips what clients must not set, refuses what is not spoken here, counts errors.
-pub(super) async fn front(
-    State(shard): State<Shard>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let pretended: Vec<HeaderName> = request
-        .headers()
+/// Takes off what clients must not set.
+pub(super) fn strip(headers: &mut HeaderMap) {
+    let pretended: Vec<HeaderName> = headers
         .keys()
         .filter(|name| name.as_str().starts_with(OWN_PREFIX))
         .cloned()
         .collect();
     for name in pretended {
-        request.headers_mut().remove(name);
+        headers.remove(name);
     }
-    let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    let mut response = match fits(&request).and_then(|()| spoken_here(&request)) {
-        Ok(()) => next.run(request).await,
-        Err(error) => error.into_response(),
-    };
-    if is_chunked {
-        // hyper drops a Content-Length that follows Transfer-Encoding, unseen. A server in front that believed that
-        // length would take what follows for another client's request: so nothing follows (RFC 9112 section 6.1).
+}
+
+/// Refuses what is too long and what is not spoken here.
+pub(super) fn check<B>(request: &Request<B>) -> Result<(), RequestError> {
+    fits(request).and_then(|()| spoken_here(request))
+}
+
+/// What an answer passes, by what its request was like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WayOut {
+    Plain,
+    /// The request's body was chunked.
+    Closing,
+}
+
+impl WayOut {
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
+        match request.headers().contains_key(header::TRANSFER_ENCODING) {
+            true => Self::Closing,
+            false => Self::Plain,
+        }
+    }
+
+    /// Counts an error, and ends the connection where it must.
+    pub(super) fn pass(self, mut response: Response, metrics: &Metrics) -> Response {
+        if self == Self::Closing {
+            // hyper drops a Content-Length that follows Transfer-Encoding, unseen. A server in front that believed that
+            // length would take what follows for another client's request: so nothing follows (RFC 9112 section 6.1).
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(Code(code)) = response.extensions().get::<Code>() {
+            metrics.answered_with_error(code);
+        }
         response
-            .headers_mut()
-            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Some(Code(code)) = response.extensions().get::<Code>() {
-        shard.app.metrics.answered_with_error(code);
-    }
-    response
 }
 
 /// For routes that act or tell: only under this server's own names, and from its own pages.
 pub(super) async fn own_host(State(shard): State<Shard>, request: Request, next: Next) -> Response {
-    match shard
-        .app
-        .access
-        .check_host(request.uri(), request.headers())
-    {
+    match check_host(&shard, &request) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }
+}
+
+/// As [`own_host`], for a route outside the router.
+pub(super) fn check_host<B>(shard: &Shard, request: &Request<B>) -> Result<(), RequestError> {
+    let access = &shard.app.access;
+    access.check_host(request.uri(), request.headers())
 }
 
 /// For management: only with the key.
@@ -81,7 +100,7 @@ pub(super) async fn needs_key(
 }
 
 /// Nothing that is too long.
-fn fits(request: &Request) -> Result<(), RequestError> {
+fn fits<B>(request: &Request<B>) -> Result<(), RequestError> {
     let uri_bytes = request
         .uri()
         .path_and_query()
@@ -108,7 +127,7 @@ fn fits(request: &Request) -> Result<(), RequestError> {
 
 /// No tunnels and no other protocols. An offer of cleartext HTTP/2 is ignored, as RFC 9110 section 7.8 allows: some
 /// clients make it with every request and go on in HTTP/1.1.
-fn spoken_here(request: &Request) -> Result<(), RequestError> {
+fn spoken_here<B>(request: &Request<B>) -> Result<(), RequestError> {
     let headers = request.headers();
     if request.method() == Method::CONNECT {
         return Err(RequestError::MethodNotAllowed);

@@ -18,11 +18,28 @@ impl FromRequestParts<Shard> for FunctionName {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, shard: &Shard) -> Result<Self, RequestError> {
-        let name = SmallName::new(param(parts, shard, "name").await?);
-        name.map(Self).map_err(|problem| RequestError::BadRequest {
+        Self::checked(&param(parts, shard, "name").await?).map(Self)
+    }
+}
+
+impl FunctionName {
+    /// A name as it stands in a path.
+    pub(super) fn decode(encoded: &str) -> Result<SmallName, RequestError> {
+        let decoded = percent_decode_str(encoded).decode_utf8();
+        Self::checked(&decoded.map_err(|_not_utf8| not_utf8())?)
+    }
+
+    fn checked(name: &str) -> Result<SmallName, RequestError> {
+        SmallName::new(name).map_err(|problem| RequestError::BadRequest {
             problem: problem.to_string(),
         })
     }
+}
+
+/// The function that a path of the form `/invoke/{name}` names, still encoded.
+pub(super) fn invoked(path: &str) -> Option<&str> {
+    let name = path.strip_prefix("/invoke/")?;
+    (!name.is_empty() && !name.contains('/')).then_some(name)
 }
 
 /// The `{id}` of a path.
@@ -70,22 +87,35 @@ pub(super) fn asks_for_a_mode(query: &str) -> bool {
 }
 
 async fn param(parts: &mut Parts, shard: &Shard, wanted: &str) -> Result<String, RequestError> {
-    let bad = || RequestError::BadRequest {
-        problem: "the path is not UTF-8".to_owned(),
-    };
     let params = RawPathParams::from_request_parts(parts, shard)
         .await
-        .map_err(|_rejected| bad())?;
+        .map_err(|_rejected| not_utf8())?;
     let found = params
         .iter()
         .find(|(name, _)| *name == wanted)
         .map(|(_, value)| value.to_owned());
-    found.ok_or_else(bad)
+    found.ok_or_else(not_utf8)
+}
+
+fn not_utf8() -> RequestError {
+    RequestError::BadRequest {
+        problem: "the path is not UTF-8".to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_name_and_nothing_more_is_invoked() {
+        assert_eq!(invoked("/invoke/a"), Some("a"));
+        for path in ["/invoke", "/invoke/", "/invoke/a/", "/invoke/a/b", "/fn/a"] {
+            assert_eq!(invoked(path), None, "{path}");
+        }
+        assert_eq!(FunctionName::decode("%61").unwrap().as_str(), "a");
+        assert!(FunctionName::decode("%ff").is_err() && FunctionName::decode("a%2fb").is_err());
+    }
 
     #[test]
     fn a_query_is_decoded_and_an_unknown_key_is_refused() {
