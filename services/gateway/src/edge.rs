@@ -21,7 +21,6 @@ use hyper::{
     server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::TokioTimer;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -127,13 +126,8 @@ impl Edge {
         let io = TimedIo::new(stream, phase.clone(), self.timeouts);
         let service = service_fn(|request| answer(request, ends, &routes, phase.clone()));
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            // A second bound of the two limits that `TimedIo` keeps apart; the longer, so that it never fires first. Also
-            // what has hyper read again once an answer is out, without which nothing would watch an idle connection.
-            .header_read_timeout(
-                self.timeouts.keep_alive_idle.max(self.timeouts.first_byte)
-                    + self.timeouts.header_read,
-            )
+            // `TimedIo` has a limit for every state; this one would be armed anew for every request, and never fire.
+            .header_read_timeout(None)
             .max_buf_size(BUFFER_BYTES_MAX)
             // A client that closes its sending side has gone away: its invocation is cancelled.
             .half_close(false)

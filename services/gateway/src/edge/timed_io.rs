@@ -153,7 +153,17 @@ impl Write for TimedIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        // hyper has a read pending since before the answer and does not read again after it; flushing is what it does
+        // last. So the limit of an idle connection begins here.
+        if this.phase.get() == Phase::Idle && flushed.is_ready() {
+            match this.wait_to_read(cx) {
+                Poll::Ready(Err(timed_out)) => return Poll::Ready(Err(timed_out)),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
