@@ -61,6 +61,10 @@ impl Writer {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a thread of its own, with no executor to block; waiting on the channel instead would wake it for each receipt"
+)]
 fn write_all(
     history: &mut History,
     receiver: &Receiver<Arc<Receipt>>,
