@@ -5,8 +5,8 @@
 use std::{error::Error, io::stdin, os::fd::AsFd, path::PathBuf};
 
 use hearth_jail::{
+    host,
     instance::IdBlock,
-    preflight,
     spawner::{SpawnerConfig, run},
 };
 
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         resident_image: PathBuf::from(resident),
         resident_args: vec!["resident-argument".to_owned()],
         sandboxes_max: sandboxes_max.parse()?,
-        cores: preflight::cores()?,
+        cores: host::cores()?,
         monitor: std::os::unix::process::parent_id(),
     };
     let gateway = stdin().as_fd().try_clone_to_owned()?;

@@ -34,7 +34,7 @@ use nix::{
 
 use crate::failure::{Failure, at, io_at};
 
-pub(crate) use hosts::{CgroupError, Cgroups, find};
+pub(crate) use hosts::{CgroupError, Cgroups, find, roots};
 
 /// Enforcement period of the CPU limit in microseconds: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;

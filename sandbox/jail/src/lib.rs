@@ -3,7 +3,7 @@
 //!
 //! What other crates call (all of it synchronous, all of it before or instead of any thread):
 //!
-//! * [`preflight::check`]: can this host and this user give every wall?
+//! * [`host`]: what this host and this user can give, and what is missing;
 //! * [`instance`]: the data directory's lock, the instance's id and uid block, the sweep of what an earlier run left;
 //! * [`spawner::run`] with [`spawner::SpawnerConfig`]: the spawner's whole life, serving one gateway socket;
 //! * [`gateway_jail::enter`]: the gateway's own walls, before it reads a byte;
@@ -19,9 +19,9 @@
 //! Nothing here knows async code, HTTP or wasm.
 
 pub mod gateway_jail;
+pub mod host;
 pub mod init;
 pub mod instance;
-pub mod preflight;
 pub mod spawner;
 
 pub mod bases;

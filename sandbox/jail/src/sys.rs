@@ -9,6 +9,7 @@ pub(crate) mod mount;
 pub(crate) mod network;
 pub(crate) mod privilege;
 pub(crate) mod program;
+pub(crate) mod seccomp;
 
 use nix::errno::Errno;
 

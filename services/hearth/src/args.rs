@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Deploy(Deploy),
     /// Call a function: FILE in, result on stdout
     Invoke(Invoke),
+    /// Say what this host gives, what is missing, and how to get it
+    Doctor(Doctor),
     /// List the deployed functions
     Ls(Listing),
     /// Describe a function
@@ -165,6 +167,13 @@ pub(crate) struct Invoke {
     pub(crate) data: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) server: Server,
+}
+
+/// `hearth doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 /// `hearth ls`.

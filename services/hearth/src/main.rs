@@ -25,6 +25,7 @@ mod link;
 mod pid_one;
 
 mod commands;
+mod doctor;
 mod run;
 mod serve;
 mod up;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(arguments, &environment),
         Command::Deploy(arguments) => commands::deploy(arguments, &environment),
         Command::Invoke(arguments) => commands::invoke(arguments, &environment),
+        Command::Doctor(arguments) => doctor::doctor(arguments),
         Command::Ls(arguments) => commands::ls(arguments, &environment),
         Command::Describe(arguments) => commands::describe(arguments, &environment),
         Command::Logs(arguments) => commands::logs(arguments, &environment),

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use hearth_jail::instance::{self, DataDir};
-use hearth_jail::{bases, preflight, trees};
+use hearth_jail::{bases, host, trees};
 use hearth_protocol::{NameProblem, SmallName, TreeId};
 use nix::errno::Errno;
 use tracing::info;
@@ -46,7 +46,7 @@ const BASES: [&str; 2] = ["static", "minimal"];
 pub(crate) enum MonitorError {
     /// The host or the user lacks something.
     #[error(transparent)]
-    Host(#[from] preflight::Refusal),
+    Host(#[from] host::Refusal),
     /// The data directory or the host ids.
     #[error(transparent)]
     Instance(#[from] instance::InstanceError),
@@ -91,11 +91,11 @@ impl MonitorError {
         match &self {
             Self::Host(refusal) => {
                 let mut text = "this host does not give every wall".to_owned();
-                for problem in &refusal.problems {
-                    text.push_str(&format!(
-                        "\n  - {}\n    fix: {}",
-                        problem.reason, problem.fix
-                    ));
+                for missing in &refusal.missing {
+                    text.push_str(&format!("\n  - {}: {}", missing.subject, missing.found));
+                    if let Some(fix) = &missing.fix {
+                        text.push_str(&format!("\n    fix: {fix}"));
+                    }
                 }
                 Failure::of(Code::CannotStart, text)
             }
@@ -116,7 +116,7 @@ impl MonitorError {
 
 /// Refuses a host that cannot give every wall.
 pub(crate) fn check_host() -> Result<(), Failure> {
-    preflight::check()
+    host::check()
         .map(drop)
         .map_err(|error| MonitorError::Host(error).into_failure())
 }
@@ -226,7 +226,7 @@ fn ensure_base(data_dir: &DataDir, name: &str) -> Result<(), MonitorError> {
 /// Each shard on a core of its own, where there are as many; else none is pinned.
 fn cores(shards: u16) -> Vec<Option<u16>> {
     let shards = usize::from(shards);
-    let allowed = preflight::cores().unwrap_or_default();
+    let allowed = host::cores().unwrap_or_default();
     if allowed.len() < shards {
         return vec![None; shards];
     }

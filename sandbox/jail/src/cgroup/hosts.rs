@@ -113,6 +113,14 @@ pub(crate) fn find() -> Result<CgroupLayout, CgroupError> {
     Hierarchies::find().map(|found| found.layout)
 }
 
+/// Where the hierarchies in use are mounted; none where one is missing.
+pub(crate) fn roots() -> Vec<PathBuf> {
+    Hierarchies::find().map_or_else(
+        |_missing| Vec::new(),
+        |found| found.roots().into_iter().map(Path::to_owned).collect(),
+    )
+}
+
 /// The directory of an instance, by the same name in every hierarchy, directly below its mount: found again by any
 /// later start, whichever cgroup that start is in.
 fn directory_name(instance: &str) -> String {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The tests are in `bundled` (every function that ships), `isolation`, `limits`,
-//! `failures`, `reuse`, `errors`, `deploys`, `life`
+//! `failures`, `reuse`, `errors`, `deploys`, `doctor`, `life`
 //! (what is killed, and what then happens) and `load`. They need root; without it each says so and passes.
 
 #[cfg(test)]
@@ -32,6 +32,8 @@ mod world;
 mod bundled;
 #[cfg(test)]
 mod deploys;
+#[cfg(test)]
+mod doctor;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]

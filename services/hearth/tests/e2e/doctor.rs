@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What `hearth doctor` says is what a start would meet.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::instance::{HEARTH, Home};
+use crate::turn;
+
+const NOBODY: u32 = 65_534;
+
+fn output_of(mut command: Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+fn findings(output: &Output) -> (Value, Vec<Value>) {
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap().clone();
+    (report, findings)
+}
+
+fn verdict_of(findings: &[Value], subject: &str) -> String {
+    let found = findings.iter().find(|each| each["subject"] == subject);
+    found.unwrap()["verdict"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn as_root_on_a_whole_host_every_wall_is_given() {
+    let _turn = turn::take!(shared);
+    let mut command = Command::new(HEARTH);
+    command.args(["doctor", "--json"]);
+    let output = output_of(command);
+    let (report, findings) = findings(&output);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    assert_eq!(report["level"], "full");
+    for name in ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup", "time"] {
+        assert_eq!(verdict_of(&findings, &format!("{name} namespace")), "given");
+    }
+    assert_eq!(verdict_of(&findings, "CAP_SYS_TIME"), "given");
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_remedy_and_a_start_is_refused_for_the_same() {
+    let _turn = turn::take!(shared);
+    let without = |arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--bounding-set",
+            "-sys_time",
+            "--inh-caps",
+            "-sys_time",
+            HEARTH,
+        ]);
+        command.args(arguments);
+        output_of(command)
+    };
+    let output = without(&["doctor", "--json"]);
+    let (report, findings) = findings(&output);
+    assert_eq!(output.status.code(), Some(5), "{report}");
+    assert_eq!(report["level"], "refused");
+    assert_eq!(verdict_of(&findings, "CAP_SYS_TIME"), "missing");
+    assert_eq!(verdict_of(&findings, "CAP_SYS_ADMIN"), "given");
+
+    let text = String::from_utf8(without(&["doctor"]).stdout).unwrap();
+    assert!(text.contains("--cap-add SYS_TIME"), "{text}");
+    assert!(
+        text.lines().all(|line| line.chars().count() <= 140),
+        "{text}"
+    );
+
+    let home = Home::new();
+    let data = home.data();
+    let start = without(&["serve", "--data-dir", data.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&start.stderr).into_owned();
+    assert_eq!(start.status.code(), Some(5), "{said}");
+    assert!(said.contains("CAP_SYS_TIME"), "{said}");
+    assert!(!data.exists());
+}
+
+#[test]
+fn an_ordinary_user_learns_that_root_is_missing() {
+    let _turn = turn::take!(shared);
+    let home = Home::new();
+    let program = reachable(home.path());
+    let mut command = Command::new(program);
+    command.arg("doctor").uid(NOBODY).gid(NOBODY);
+    let output = output_of(command);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(text.contains("sudo"), "{text}");
+    assert!(text.contains("isolation level: refused"), "{text}");
+}
+
+/// Where the build's directory is closed to others, the executable is reached by another name.
+fn reachable(folder: &Path) -> PathBuf {
+    let program = folder.join("hearth");
+    std::fs::hard_link(HEARTH, &program)
+        .or_else(|_other_disk| std::fs::copy(HEARTH, &program).map(drop))
+        .unwrap();
+    program
+}
