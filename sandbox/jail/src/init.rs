@@ -20,10 +20,7 @@ use std::{ffi::OsString, os::fd::OwnedFd, os::unix::ffi::OsStringExt};
 use nix::{
     errno::Errno,
     sched::{CpuSet, sched_getaffinity},
-    sys::{
-        signal::{SigSet, Signal},
-        signalfd::{SfdFlags, SignalFd},
-    },
+    sys::stat::{Mode, umask},
     unistd::Pid,
 };
 
@@ -71,9 +68,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, InitErro
     let mut arguments = arguments.into_iter();
     // Exec has set the dumpable flag from the image's mode (0111: off); this holds for an image that can be read, too.
     nix::sys::prctl::set_dumpable(false).map_err(at("clear the dumpable flag"))?;
-    // Handed on to every process of the sandbox.
+    // Handed on to every process of the sandbox. Unlike limits and scheduling these can be changed by oneself only, so
+    // once is enough.
     sys::program::default_signals().map_err(at("reset signals"))?;
-    let children = watch_children()?;
+    sys::program::unblock_signals().map_err(at("unblock signals"))?;
+    umask(Mode::from_bits_truncate(0o022));
     let cores = sched_getaffinity(Pid::from_raw(0)).map_err(at("read the affinity"))?;
     match arguments.next() {
         Some(mode) if mode == RESIDENT_MODE => {
@@ -84,22 +83,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, InitErro
         _ => {
             say_up(&setup)?;
             drop(setup);
-            per_call::run(&control, &children, cores)
+            per_call::run(&control, cores)
         }
     }
 }
 
 fn inherited(number: i32) -> Result<OwnedFd, InitError> {
     sys::fds::inherited(number).ok_or(InitError::NotStarted { number })
-}
-
-/// SIGCHLD as something to poll for, and never as an interruption.
-fn watch_children() -> Result<SignalFd, InitError> {
-    let mut mask = SigSet::empty();
-    mask.add(Signal::SIGCHLD);
-    mask.thread_block().map_err(at("block SIGCHLD"))?;
-    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    SignalFd::with_flags(&mask, flags).map_err(at("make a signalfd"))
 }
 
 /// Tells the spawner that the sandbox is ready.

@@ -10,7 +10,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
 
-pub(crate) use crate::sys::fds::receive;
+pub(crate) use crate::sys::fds::{receive, receive_waiting};
 
 /// A connected pair, close-on-exec.
 pub(crate) fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {

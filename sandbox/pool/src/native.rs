@@ -256,8 +256,9 @@ impl Watch<'_> {
 
     fn take(&mut self, event: Result<Event, ChannelError>) -> Option<Ended> {
         match event {
-            Ok(Event::Exited { status, .. }) => {
+            Ok(Event::Exited { status, clean, .. }) => {
                 self.exited = Some((status, Instant::now()));
+                self.clean = clean.map(|scratch| (0, scratch));
                 // Nobody reads it any more.
                 self.feed = None;
                 None

@@ -2,13 +2,14 @@
 //! Gateway ⇄ init (PID 1 of a sandbox whose function is one process per call).
 //!
 //! ```text
-//! Bind ─▶ ◀─ Bound | Failed      once, after the spawner has mounted the function's files
-//! Run  ─▶ ◀─ Exited ◀─ Clean     per invocation; or ◀─ Failed when exec did not happen
+//! Bind ─▶ ◀─ Bound | Failed        once, after the spawner has mounted the function's files
+//! Run  ─▶ ◀─ Exited [◀─ Clean]     per invocation; or ◀─ Failed when exec did not happen
 //! ```
 //!
 //! `Run` carries three fds: the function's stdin, stdout and stderr. On the main process's exit init sends `Exited` at
-//! once, then kills and reaps everything else, and sends `Clean`. There is no message that stops a running function:
-//! an invocation that must end early ends with its sandbox, destroyed by the spawner.
+//! once. Where nobody else is alive, which is the rule, that says all; else init kills and reaps everything else, and
+//! sends `Clean`. There is no message that stops a running function: an invocation that must end early ends with its
+//! sandbox, destroyed by the spawner. Init does one thing at a time: what is sent while a function runs waits for its end.
 
 use serde::{Deserialize, Serialize};
 
@@ -47,12 +48,15 @@ pub struct Program {
 pub enum Event {
     /// Answer to [`Request::Bind`].
     Bound,
-    /// The main process ended; its descendants are being killed.
+    /// The main process ended.
     Exited {
         /// From the request.
         seq: u32,
         /// How it ended.
         status: ExitStatus,
+        /// Scratch in use where no other process was left: no `Clean` follows. None where others are being killed:
+        /// `Clean` follows.
+        clean: Option<ScratchUse>,
     },
     /// Nothing of the invocation is left in the sandbox but what `scratch` counts.
     Clean {

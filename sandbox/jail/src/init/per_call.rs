@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One process per call: bind once, then run, report the exit at once, kill and reap the rest, say what is left.
+//!
+//! Init waits for one thing at a time, which saves a call six system calls and a signal: between calls no process is
+//! left that could end, so it waits for the gateway; during a call the gateway has nothing to say, and should it go away,
+//! the spawner destroys the sandbox.
 
 use std::{
     ffi::CStr,
@@ -8,15 +12,13 @@ use std::{
 
 use hearth_protocol::{
     frame::{self, PACKET_BYTES_MAX},
-    init::{Event, ExitStatus, RUN_FDS, Request},
+    init::{Event, ExitStatus, RUN_FDS, Request, ScratchUse},
 };
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::CpuSet,
     sys::{
         signal::{Signal, kill},
-        signalfd::SignalFd,
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
@@ -34,73 +36,40 @@ use crate::{
 /// Init's state between two packets.
 struct Init<'a> {
     control: &'a OwnedFd,
-    children: &'a SignalFd,
     launcher: Launcher,
     own_cores: CpuSet,
     program: Option<Ready>,
-    running: Option<Running>,
     packet: Vec<u8>,
 }
 
-/// The call that is being served.
-#[derive(Debug, Clone, Copy)]
-struct Running {
-    seq: u32,
-    main: Pid,
-}
-
 /// Serves the gateway until it closes its end.
-pub(super) fn run(
-    control: &OwnedFd,
-    children: &SignalFd,
-    own_cores: CpuSet,
-) -> Result<u8, InitError> {
+pub(super) fn run(control: &OwnedFd, own_cores: CpuSet) -> Result<u8, InitError> {
     let mut init = Init {
         control,
-        children,
         launcher: Launcher::new(),
         own_cores,
         program: None,
-        running: None,
         packet: Vec::new(),
     };
     let mut buffer = vec![0; PACKET_BYTES_MAX];
     loop {
-        let mut interest = [
-            PollFd::new(control.as_fd(), PollFlags::POLLIN),
-            PollFd::new(children.as_fd(), PollFlags::POLLIN),
-        ];
-        poll(&mut interest, PollTimeout::NONE).map_err(at("poll"))?;
-        let [request, child] = interest.map(|fd| fd.any().unwrap_or(true));
-        // A child's end first: its answer is waited for.
-        if child {
-            init.reap()?;
-        }
-        if request && !init.serve(&mut buffer)? {
+        let received = socket::receive_waiting(control.as_fd(), &mut buffer)
+            .map_err(at("receive a request"))?;
+        if received.bytes == 0 {
             return Ok(0);
+        }
+        let packet = buffer.get(..received.bytes).unwrap_or_default();
+        match frame::decode_bare::<Request>(packet)? {
+            Request::Bind(program) => {
+                let answer = init.bind(program);
+                init.send(&answer)?;
+            }
+            Request::Run { seq, env } => init.call(seq, &env, received.fds)?,
         }
     }
 }
 
 impl Init<'_> {
-    /// Answers one request; false at the end of the connection.
-    fn serve(&mut self, buffer: &mut [u8]) -> Result<bool, InitError> {
-        let received = match socket::receive(self.control.as_fd(), buffer) {
-            Err(Errno::EAGAIN) => return Ok(true),
-            outcome => outcome.map_err(at("receive a request"))?,
-        };
-        if received.bytes == 0 {
-            return Ok(false);
-        }
-        let packet = buffer.get(..received.bytes).unwrap_or_default();
-        let answer = match frame::decode_bare::<Request>(packet)? {
-            Request::Bind(program) => Some(self.bind(program)),
-            Request::Run { seq, env } => self.start(seq, &env, &received.fds),
-        };
-        answer.map_or(Ok(()), |event| self.send(&event))?;
-        Ok(true)
-    }
-
     fn bind(&mut self, program: hearth_protocol::init::Program) -> Event {
         if self.program.is_some() {
             return failed(0, "bind", Errno::EBUSY);
@@ -116,21 +85,41 @@ impl Init<'_> {
         }
     }
 
-    /// None where the process runs: its end is the answer.
-    fn start(&mut self, seq: u32, env: &[(String, String)], fds: &[OwnedFd]) -> Option<Event> {
+    /// One call, from the start of its process to a clean sandbox.
+    fn call(
+        &mut self,
+        seq: u32,
+        env: &[(String, String)],
+        stdio: Vec<OwnedFd>,
+    ) -> Result<(), InitError> {
+        match self.start(seq, env, &stdio) {
+            Ok(main) => {
+                // Or the function could not see the end of its own pipes.
+                drop(stdio);
+                let status = wait_for(main)?;
+                self.finish(seq, status)
+            }
+            Err(event) => self.send(&event),
+        }
+    }
+
+    /// Starts the function's process; the error is the answer.
+    fn start(
+        &mut self,
+        seq: u32,
+        env: &[(String, String)],
+        stdio: &[OwnedFd],
+    ) -> Result<Pid, Event> {
         let Some(program) = &self.program else {
-            return Some(failed(seq, "bind", Errno::ENOEXEC));
+            return Err(failed(seq, "bind", Errno::ENOEXEC));
         };
-        if self.running.is_some() {
-            return Some(failed(seq, "run", Errno::EBUSY));
-        }
-        if fds.len() != RUN_FDS {
-            return Some(failed(seq, "descriptors", Errno::EBADF));
-        }
-        let Ok(env) = program.environment(env) else {
-            return Some(failed(seq, "environment", Errno::EINVAL));
+        let [stdin, stdout, stderr] = stdio else {
+            return Err(failed(seq, "descriptors", Errno::EBADF));
         };
-        let stdio: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let stdio: [_; RUN_FDS] = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let env = program
+            .environment(env)
+            .map_err(|_nul| failed(seq, "environment", Errno::EINVAL))?;
         let launch = Launch {
             executable: Executable::Path(program.argv.first().unwrap_or(NO_PATH)),
             argv: &program.argv,
@@ -141,48 +130,25 @@ impl Init<'_> {
             cores: &program.cores,
             rlimits: &rlimit::LIMITS,
         };
-        match self.launcher.start(&launch) {
-            Ok(main) => {
-                self.running = Some(Running { seq, main });
-                None
-            }
-            Err(LaunchFailure { step, errno }) => Some(failed(seq, step, errno)),
-        }
-    }
-
-    /// Reaps what has died. When the main process is among it, the call is over.
-    fn reap(&mut self) -> Result<(), InitError> {
-        while self
-            .children
-            .read_signal()
-            .map_err(at("read the signalfd"))?
-            .is_some()
-        {}
-        loop {
-            let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Err(Errno::ECHILD) => return Ok(()),
-                outcome => outcome.map_err(at("reap"))?,
-            };
-            let (pid, status) = match status {
-                WaitStatus::Exited(pid, code) => (pid, ExitStatus::Exited(low_byte(code))),
-                WaitStatus::Signaled(pid, signal, _) => {
-                    (pid, ExitStatus::Signaled(low_byte(signal as i32)))
-                }
-                WaitStatus::StillAlive => return Ok(()),
-                // Not asked for: no WUNTRACED, no tracing.
-                _ => continue,
-            };
-            if let Some(running) = self.running.take_if(|running| running.main == pid) {
-                self.finish(running.seq, status)?;
-            }
-        }
+        self.launcher
+            .start(&launch)
+            .map_err(|LaunchFailure { step, errno }| failed(seq, step, errno))
     }
 
     /// The answer goes out before anything else is done: whoever still holds stdout must not delay it.
     fn finish(&mut self, seq: u32, status: ExitStatus) -> Result<(), InitError> {
-        self.send(&Event::Exited { seq, status })?;
-        let killed = kill_the_rest()?;
-        let scratch = mounts::scratch_use().map_err(at("measure scratch"))?;
+        let mut killed = match others()? {
+            Others::None => {
+                let clean = Some(measure_scratch()?);
+                return self.send(&Event::Exited { seq, status, clean });
+            }
+            Others::Alive => 0,
+            Others::Reaped => 1,
+        };
+        let clean = None;
+        self.send(&Event::Exited { seq, status, clean })?;
+        killed += kill_the_rest()?;
+        let scratch = measure_scratch()?;
         self.send(&Event::Clean {
             seq,
             killed,
@@ -203,8 +169,47 @@ impl Init<'_> {
 /// Never used: `Ready::new` refuses an empty argv.
 const NO_PATH: &CStr = c"";
 
+/// Waits for the main process's end, and reaps what dies before it.
+fn wait_for(main: Pid) -> Result<ExitStatus, InitError> {
+    loop {
+        match waitpid(None, ALL_CHILDREN).map_err(at("wait for the function"))? {
+            WaitStatus::Exited(pid, code) if pid == main => {
+                return Ok(ExitStatus::Exited(low_byte(code)));
+            }
+            WaitStatus::Signaled(pid, signal, _) if pid == main => {
+                return Ok(ExitStatus::Signaled(low_byte(signal as i32)));
+            }
+            // An orphan.
+            _ => {}
+        }
+    }
+}
+
+/// Children of whatever kind, those without an exit signal among them.
+const ALL_CHILDREN: Option<WaitPidFlag> = Some(WaitPidFlag::__WALL);
+
+/// Who is there beside init once the main process is reaped.
+enum Others {
+    None,
+    Alive,
+    /// Somebody who was dead already, and perhaps more.
+    Reaped,
+}
+
+/// Looks for other processes without asking for each: init without a child means a sandbox without another process. Every
+/// process in it was forked inside, so its parent is inside, too; a parent's death makes it a child of another process
+/// inside (a subreaper, or init) in the same step of the kernel; so the ancestors of any process lead to a child of init.
+fn others() -> Result<Others, InitError> {
+    match waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
+        Err(Errno::ECHILD) => Ok(Others::None),
+        Ok(WaitStatus::StillAlive) => Ok(Others::Alive),
+        outcome => outcome.map(|_reaped| Others::Reaped).map_err(at("reap")),
+    }
+}
+
 /// Kills every other process of the sandbox and reaps until none is left; gives how many there were. One signal is
-/// enough: the kernel holds the process list while it is sent, and a fork under way fails with it.
+/// enough: the kernel holds the process list while it is sent, and a fork under way fails with it. The kernel looks at
+/// every process of the host for it, which is why it is not sent when nobody is there.
 fn kill_the_rest() -> Result<u32, InitError> {
     match kill(Pid::from_raw(-1), Signal::SIGKILL) {
         // There was nobody.
@@ -213,12 +218,16 @@ fn kill_the_rest() -> Result<u32, InitError> {
     }
     let mut reaped = 0;
     loop {
-        match waitpid(None, None) {
+        match waitpid(None, ALL_CHILDREN) {
             Err(Errno::ECHILD) => return Ok(reaped),
             outcome => outcome.map_err(at("reap the rest"))?,
         };
         reaped += 1;
     }
+}
+
+fn measure_scratch() -> Result<ScratchUse, InitError> {
+    mounts::scratch_use().map_err(at("measure scratch"))
 }
 
 fn failed(seq: u32, step: &str, errno: Errno) -> Event {

@@ -3,7 +3,10 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
+};
 
 use super::checked;
 
@@ -38,10 +41,25 @@ const RECEIVED_FDS_MAX: usize = 4;
 
 /// One packet, without blocking, and every descriptor that came with it.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Received> {
-    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    receive_with(socket, buffer, MsgFlags::MSG_DONTWAIT)
+}
+
+/// The same, waiting for a packet.
+pub(crate) fn receive_waiting(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> nix::Result<Received> {
+    receive_with(socket, buffer, MsgFlags::empty())
+}
+
+fn receive_with(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: MsgFlags,
+) -> nix::Result<Received> {
     let mut control = nix::cmsg_space!([RawFd; RECEIVED_FDS_MAX]);
     let mut parts = [std::io::IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
     let mut fds = Vec::new();
     for item in message.cmsgs()? {

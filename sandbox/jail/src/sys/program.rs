@@ -191,11 +191,10 @@ fn prepare(launch: &Launch<'_>) -> Result<(), LaunchFailure> {
     }
     nix::sched::sched_setaffinity(Pid::from_raw(0), launch.cores).map_err(at("affinity"))?;
     normal_priority().map_err(at("priority"))?;
-    unblock_signals().map_err(at("signals"))?;
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    // Its own session: signals to a process group stay among the function's processes.
-    // SAFETY: setsid(2) has no precondition; EPERM cannot occur, a new process leads no group.
-    checked_int(unsafe { libc::setsid() }).map_err(at("session"))?;
+    // Its own process group: signals to a group stay among the function's processes. Not a session of its own, which init
+    // has already: the kernel makes a scheduling group for each (sched(7), autogroup), for 10 µs and as much at its end.
+    // SAFETY: setpgid(2) takes integers; 0 is the calling process.
+    checked_int(unsafe { libc::setpgid(0, 0) }).map_err(at("process group"))?;
     // SAFETY: chdir(2) reads a NUL-terminated path.
     checked_int(unsafe { libc::chdir(launch.cwd.as_ptr()) }).map_err(at("chdir"))?;
     close_on_exec_from(3).map_err(at("close"))?;
@@ -281,8 +280,8 @@ pub(crate) fn default_signals() -> nix::Result<()> {
 /// The kernel's _NSIG.
 const SIGNAL_MAX: c_int = 64;
 
-/// Nothing blocked, which is what a program expects to begin with; init itself blocks SIGCHLD.
-fn unblock_signals() -> nix::Result<()> {
+/// Nothing blocked, which is what a program expects to begin with, whatever the service was started with.
+pub(crate) fn unblock_signals() -> nix::Result<()> {
     use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
