@@ -37,7 +37,7 @@ pub struct Program {
     pub argv: Vec<String>,
     /// The whole environment but for the variables of one call.
     pub env: Vec<(String, String)>,
-    /// Working directory inside the sandbox.
+    /// Working directory inside the sandbox, entered at bind.
     pub cwd: String,
     /// Cores that every process of the function begins on (sched_setaffinity(2)); empty: as init itself.
     pub cores: Vec<u16>,

@@ -82,6 +82,7 @@ impl Init<'_> {
             Err(NotReady::NoPath) => failed(0, "argv", Errno::EINVAL),
             Err(NotReady::Nul(_)) => failed(0, "text", Errno::EINVAL),
             Err(NotReady::Core(errno)) => failed(0, "cores", errno),
+            Err(NotReady::Cwd(errno)) => failed(0, "chdir", errno),
         }
     }
 
@@ -124,7 +125,6 @@ impl Init<'_> {
             executable: Executable::Path(program.argv.first().unwrap_or(NO_PATH)),
             argv: &program.argv,
             env: &env,
-            cwd: &program.cwd,
             stdio: &stdio,
             keep: None,
             cores: &program.cores,

@@ -14,7 +14,6 @@ use crate::sys::program::Strings;
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) argv: Strings,
-    pub(super) cwd: CString,
     pub(super) cores: CpuSet,
     /// `NAME=VALUE` each.
     env: Vec<CString>,
@@ -29,6 +28,8 @@ pub(super) enum NotReady {
     Nul(NulError),
     /// A core that does not exist.
     Core(nix::Error),
+    /// A working directory that cannot be entered.
+    Cwd(nix::Error),
 }
 
 impl From<NulError> for NotReady {
@@ -38,7 +39,8 @@ impl From<NulError> for NotReady {
 }
 
 impl Ready {
-    /// Where the program names no cores it gets init's own.
+    /// Where the program names no cores it gets init's own. Enters the program's working directory: every process that
+    /// init starts begins there, and none of them can move init.
     pub(super) fn new(program: Program, own_cores: CpuSet) -> Result<Self, NotReady> {
         if program.argv.is_empty() {
             return Err(NotReady::NoPath);
@@ -48,9 +50,10 @@ impl Ready {
             .into_iter()
             .map(CString::new)
             .collect::<Result<_, _>>()?;
+        let cwd = CString::new(program.cwd)?;
+        nix::unistd::chdir(cwd.as_c_str()).map_err(NotReady::Cwd)?;
         Ok(Self {
             argv: Strings::new(argv),
-            cwd: CString::new(program.cwd)?,
             cores: affinity(&program.cores, own_cores).map_err(NotReady::Core)?,
             env: program.env.iter().map(variable).collect::<Result<_, _>>()?,
         })
@@ -91,7 +94,7 @@ mod tests {
                 ("A".to_owned(), "1".to_owned()),
                 ("AB".to_owned(), "2".to_owned()),
             ],
-            cwd: "/function".to_owned(),
+            cwd: ".".to_owned(),
             cores: Vec::new(),
         }
     }

@@ -35,7 +35,6 @@ pub(super) fn run(
         executable: Executable::Image(image.as_fd()),
         argv: &argv,
         env: &Strings::new(Vec::new()),
-        cwd: c"/",
         // As they are: /dev/null three times.
         stdio: &[],
         keep: Some(control.as_fd()),

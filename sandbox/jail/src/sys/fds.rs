@@ -45,10 +45,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<
 }
 
 /// The same, waiting for a packet.
-pub(crate) fn receive_waiting(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-) -> nix::Result<Received> {
+pub(crate) fn receive_waiting(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Received> {
     receive_with(socket, buffer, MsgFlags::empty())
 }
 

@@ -74,14 +74,12 @@ pub(crate) enum Executable<'a> {
     Image(BorrowedFd<'a>),
 }
 
-/// One process to start.
+/// One process to start, in the working directory of its starter.
 #[derive(Debug)]
 pub(crate) struct Launch<'a> {
     pub(crate) executable: Executable<'a>,
     pub(crate) argv: &'a Strings,
     pub(crate) env: &'a Strings,
-    /// Working directory.
-    pub(crate) cwd: &'a CStr,
     /// What become stdin, stdout and stderr; none of them is 0, 1 or 2 already. Empty: as they are.
     pub(crate) stdio: &'a [BorrowedFd<'a>],
     /// A descriptor above 2 that stays open under its number; all others are closed by exec.
@@ -189,14 +187,12 @@ fn prepare(launch: &Launch<'_>) -> Result<(), LaunchFailure> {
     for &(resource, value) in launch.rlimits {
         set_rlimit(resource, value).map_err(at("rlimit"))?;
     }
-    nix::sched::sched_setaffinity(Pid::from_raw(0), launch.cores).map_err(at("affinity"))?;
+    begin_on(launch.cores).map_err(at("affinity"))?;
     normal_priority().map_err(at("priority"))?;
     // Its own process group: signals to a group stay among the function's processes. Not a session of its own, which init
     // has already: the kernel makes a scheduling group for each (sched(7), autogroup), for 10 µs and as much at its end.
     // SAFETY: setpgid(2) takes integers; 0 is the calling process.
     checked_int(unsafe { libc::setpgid(0, 0) }).map_err(at("process group"))?;
-    // SAFETY: chdir(2) reads a NUL-terminated path.
-    checked_int(unsafe { libc::chdir(launch.cwd.as_ptr()) }).map_err(at("chdir"))?;
     close_on_exec_from(3).map_err(at("close"))?;
     for (number, fd) in (0..).zip(launch.stdio) {
         super::fds::place(*fd, number).map_err(at("stdio"))?;
@@ -239,12 +235,26 @@ pub(crate) fn set_rlimit(resource: c_int, value: u64) -> nix::Result<()> {
     checked(result).map(drop)
 }
 
-/// SCHED_OTHER at nice 0, whatever the parent has.
+/// These cores, whatever the parent has. Looking first costs a tenth of setting, and they nearly always are the same.
+fn begin_on(cores: &CpuSet) -> nix::Result<()> {
+    let own = Pid::from_raw(0);
+    if nix::sched::sched_getaffinity(own)? == *cores {
+        return Ok(());
+    }
+    nix::sched::sched_setaffinity(own, cores)
+}
+
+/// SCHED_OTHER at nice 0, whatever the parent has; of the class, looking first, as [`begin_on`].
 fn normal_priority() -> nix::Result<()> {
-    // SAFETY: sched_param is one integer, for which zero is a value.
-    let parameter: libc::sched_param = unsafe { std::mem::zeroed() };
-    // SAFETY: sched_setscheduler(2) reads one sched_param.
-    checked_int(unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameter) })?;
+    // SAFETY: sched_getscheduler(2) takes an integer; 0 is the calling process.
+    if unsafe { libc::sched_getscheduler(0) } != libc::SCHED_OTHER {
+        // SAFETY: sched_param is one integer, for which zero is a value.
+        let parameter: libc::sched_param = unsafe { std::mem::zeroed() };
+        // SAFETY: sched_setscheduler(2) reads one sched_param.
+        let result =
+            unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameter) };
+        checked_int(result)?;
+    }
     // SAFETY: setpriority(2) takes integers; 0 is the calling process.
     checked_int(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) })
 }

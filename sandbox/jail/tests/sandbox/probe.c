@@ -140,6 +140,21 @@ static int resident(void) {
     return recv(3, word, sizeof word, 0) == 0 ? 0 : 4;
 }
 
+/* Leaves a process in a way that a parent might not see by an ordinary wait. */
+static int leave_hidden(const char *how) {
+    if (!strcmp(how, "sibling") && !syscall(SYS_clone, CLONE_PARENT, 0, 0, 0, 0)) for (;;) pause();
+    if (!strcmp(how, "silent") && !syscall(SYS_clone, 0, 0, 0, 0, 0)) for (;;) pause();
+    if (!strcmp(how, "adopted") && !fork()) {
+        prctl(PR_SET_CHILD_SUBREAPER, 1);
+        if (!fork()) { if (!fork()) for (;;) pause(); _exit(0); }
+        for (;;) pause();
+    }
+    if (!strcmp(how, "stopped") && !fork()) { setsid(); if (!fork()) raise(SIGSTOP); for (;;) pause(); }
+    if (!strcmp(how, "dead") && !fork()) _exit(0);
+    puts("hidden");
+    return 0;
+}
+
 int main(int argc, char **argv) {
     const char *what = argc < 2 ? "echo" : argv[1];
     setvbuf(stdout, 0, _IONBF, 0);
@@ -154,6 +169,7 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "kill")) { kill(getpid(), atoi(argv[2])); pause(); }
     if (!strcmp(what, "eat")) return eat(atoi(argv[2]));
     if (!strcmp(what, "leave")) return leave_behind(atoi(argv[2]));
+    if (!strcmp(what, "hide")) return leave_hidden(argv[2]);
     if (!strcmp(what, "fill")) { int fd = open("/tmp/filled", O_WRONLY | O_CREAT, 0600); char block[4096] = {1}; long n = 0; while (write(fd, block, sizeof block) == sizeof block) n++; printf("%ld %s\n", n, strerrorname_np(errno)); return 0; }
     if (!strcmp(what, "forks")) return count_forks();
     if (!strcmp(what, "resident-argument")) return resident();

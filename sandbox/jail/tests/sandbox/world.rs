@@ -424,17 +424,15 @@ impl Sandbox {
         let init::Event::Exited {
             status,
             seq: answered,
+            clean,
         } = event
         else {
             panic!("{event:?} instead of Exited")
         };
         assert_eq!(answered, seq);
-        let (event, _): (init::Event, _) = self.control.receive();
-        let init::Event::Clean {
-            killed, scratch, ..
-        } = event
-        else {
-            panic!("{event:?} instead of Clean")
+        let (killed, scratch) = match clean {
+            Some(scratch) => (0, scratch),
+            None => self.cleaned(),
         };
         let mut stdout = Vec::new();
         from_function.read_to_end(&mut stdout).unwrap();
@@ -443,6 +441,16 @@ impl Sandbox {
             stdout: String::from_utf8_lossy(&stdout).into_owned(),
             killed,
             scratch,
+        }
+    }
+
+    /// How many others init killed after the main process's end, and the scratch that is left.
+    fn cleaned(&self) -> (u32, init::ScratchUse) {
+        match self.control.receive().0 {
+            init::Event::Clean {
+                killed, scratch, ..
+            } => (killed, scratch),
+            event => panic!("{event:?} instead of Clean"),
         }
     }
 
