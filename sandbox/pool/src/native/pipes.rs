@@ -110,10 +110,11 @@ impl Tap {
 
     /// Has the runtime watch it, unless it does or there is nothing to watch for.
     pub(super) fn watch(&mut self) -> std::io::Result<()> {
-        if let Self::Unwatched(end) = std::mem::replace(self, Self::Ended) {
+        *self = match std::mem::replace(self, Self::Ended) {
             // Unchecked: `Pipes` made it as what it must be.
-            *self = Self::Watched(pipe::Receiver::from_owned_fd_unchecked(end)?);
-        }
+            Self::Unwatched(end) => Self::Watched(pipe::Receiver::from_owned_fd_unchecked(end)?),
+            other => other,
+        };
         Ok(())
     }
 
@@ -220,6 +221,19 @@ mod tests {
         assert!(!tap.is_ended());
         tap.read_last(|bytes| found += bytes.len());
         assert_eq!((found, tap.is_ended()), (written, true));
+    }
+
+    #[tokio::test]
+    async fn watching_twice_loses_nothing() {
+        let (mut tap, theirs) = tap(&mut Pipes::new(0).ok());
+        tap.watch().unwrap();
+        nix::unistd::write(&theirs[1], b"kept").unwrap();
+        tap.watch().unwrap();
+        tap.readable().await;
+        let mut found = Vec::new();
+        tap.read(|bytes| found.extend_from_slice(bytes));
+        assert_eq!(found, b"kept");
+        assert!(!tap.is_ended());
     }
 
     #[test]
