@@ -27,6 +27,9 @@ pub(crate) enum ChannelError {
     /// The packet is not what it must be.
     #[error("bad packet")]
     Frame(#[from] FrameError),
+    /// An answer to what nobody asked.
+    #[error("message out of turn")]
+    Unasked,
     /// More fds came than any message carries.
     #[error("packet with too many fds")]
     TooManyFds,
@@ -45,11 +48,9 @@ pub(crate) struct Channel {
 }
 
 /// One received packet.
-pub(crate) struct Received<'b, M> {
+pub(crate) struct Received<M> {
     /// The decoded message.
     pub(crate) message: M,
-    /// What followed it.
-    pub(crate) payload: &'b [u8],
     /// The fds that came with it, already close-on-exec.
     pub(crate) fds: Vec<OwnedFd>,
 }
@@ -74,6 +75,15 @@ impl Channel {
     ) -> Result<(), ChannelError> {
         let mut packet = Vec::with_capacity(256 + payload.len());
         frame::encode(message, payload, &mut packet)?;
+        self.send_packet(&packet, fds).await
+    }
+
+    /// Sends a packet that is encoded already.
+    pub(crate) async fn send_packet(
+        &self,
+        packet: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), ChannelError> {
         let mut room = [0_u8; ANCILLARY_BYTES];
         let mut ancillary = AncillaryMessageWriter::new(&mut room);
         if !fds.is_empty() {
@@ -81,17 +91,27 @@ impl Channel {
         }
         let _turn = self.sending.lock().await;
         self.socket
-            .send_vectored_with_ancillary(&[IoSlice::new(&packet)], &mut ancillary)
+            .send_vectored_with_ancillary(&[IoSlice::new(packet)], &mut ancillary)
             .await
             .map_err(closed_or_io)?;
         Ok(())
     }
 
-    /// Receives one packet into `buffer`; one that does not fit is an error, never cut.
-    pub(crate) async fn recv<'b, M: DeserializeOwned>(
+    /// Receives one message, which has no payload, into `buffer`; one that does not fit is an error, never cut.
+    pub(crate) async fn recv<M: DeserializeOwned>(
         &self,
-        buffer: &'b mut [u8],
-    ) -> Result<Received<'b, M>, ChannelError> {
+        buffer: &mut [u8],
+    ) -> Result<Received<M>, ChannelError> {
+        let (length, fds) = self.recv_packet(buffer).await?;
+        let message = frame::decode_bare(&buffer[..length])?;
+        Ok(Received { message, fds })
+    }
+
+    /// Receives one packet without looking at what is in it: its length, and the fds that came with it.
+    pub(crate) async fn recv_packet(
+        &self,
+        buffer: &mut [u8],
+    ) -> Result<(usize, Vec<OwnedFd>), ChannelError> {
         let mut room = [0_u8; ANCILLARY_BYTES];
         let (info, ancillary) = self
             .socket
@@ -112,14 +132,7 @@ impl Channel {
             // A peer of ours never sends an empty packet, so zero bytes are the end (unix(7), recv(2)).
             0 => Err(ChannelError::Closed),
             _ if info.truncated() => Err(FrameError::Truncated.into()),
-            length => {
-                let (message, payload) = frame::decode(&buffer[..length])?;
-                Ok(Received {
-                    message,
-                    payload,
-                    fds,
-                })
-            }
+            length => Ok((length, fds)),
         }
     }
 }

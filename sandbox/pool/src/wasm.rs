@@ -18,7 +18,7 @@ use crate::{
     outcome::RETRY_AFTER_S,
     output::Pushed,
     record::{Record, millis},
-    worker::{CallEnd, CallEvent, Worker},
+    worker::{CallEnd, CallEvent, Told, Worker},
 };
 
 /// In thousandths of a core.
@@ -82,14 +82,7 @@ async fn run_to_end(worker: &Arc<Worker>, target: &Target, record: &mut Record) 
         timeout_ms: millis(target.limits.timeout),
     };
     let deadline = record.run_began + target.limits.timeout + WORKER_GRACE;
-    // A worker that reads no more, and whose socket is full, must not hold the invocation for longer than one that
-    // answers no more.
-    let call = tokio::select! {
-        call = worker.call(request, &first) => call,
-        () = sleep_until(deadline.into()) => return Ended::Stuck,
-        () = record.output.closed() => return Ended::Cancelled,
-    };
-    let Ok(mut call) = call else {
+    let Ok(mut call) = worker.call(request, first.clone()) else {
         return Ended::NotBegun;
     };
     let ended = {
@@ -99,7 +92,8 @@ async fn run_to_end(worker: &Arc<Worker>, target: &Target, record: &mut Record) 
             tokio::select! {
                 biased;
                 event = call.next() => match event {
-                    None => break Ended::Lost,
+                    None if call.told() == Told::Nothing => return Ended::NotBegun,
+                    None => return Ended::Lost,
                     Some(CallEvent::Output(Stream::Stderr, bytes)) => record.log.push(&bytes),
                     Some(CallEvent::Output(Stream::Stdout, bytes)) => match record.push_output(&bytes) {
                         Pushed::Fine => {}
@@ -120,22 +114,17 @@ async fn run_to_end(worker: &Arc<Worker>, target: &Target, record: &mut Record) 
             }
         }
     };
-    if !matches!(ended, Ended::Lost) && !cancel(worker, &mut call).await {
-        return Ended::Stuck;
+    if cancel(worker, &mut call).await {
+        ended
+    } else {
+        Ended::Stuck
     }
-    ended
 }
 
 async fn send_rest(worker: &Worker, seq: u32, mut rest: Bytes) {
     while !rest.is_empty() {
         let piece = rest.split_to(rest.len().min(PAYLOAD_BYTES_MAX));
-        if worker
-            .sandbox
-            .channel
-            .send(&Request::Body { seq }, &piece, &[])
-            .await
-            .is_err()
-        {
+        if worker.send_body(seq, piece).await.is_err() {
             // The events end too, and say so.
             return;
         }
@@ -145,14 +134,7 @@ async fn send_rest(worker: &Worker, seq: u32, mut rest: Bytes) {
 /// Has the worker drop the instance. True once it said so.
 async fn cancel(worker: &Worker, call: &mut CallEnd) -> bool {
     let done = async {
-        let request = Request::Cancel { seq: call.seq };
-        if worker
-            .sandbox
-            .channel
-            .send(&request, &[], &[])
-            .await
-            .is_err()
-        {
+        if worker.cancel(call.seq).is_err() {
             return false;
         }
         while let Some(event) = call.next().await {

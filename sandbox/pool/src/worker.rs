@@ -1,24 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A wasm worker: one sandbox, one revision, many invocations at once over one socket.
+//!
+//! One task writes to the socket and one reads from it. An invocation only leaves its messages for the writer, which
+//! runs after every other task that is ready: what all of them have to say goes out in one packet.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
 use bytes::Bytes;
 use hearth_protocol::{
-    frame::PACKET_BYTES_MAX,
-    worker::{Ending, Event, Request, Stream, Usage},
+    frame::{self, FrameError, PACKET_BYTES_MAX},
+    worker::{Ending, Event, INFLIGHT_MAX, Request, Stream, Usage},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::{
     channel::{Channel, ChannelError},
     roster::Place,
     sandbox::Sandbox,
 };
+
+/// Pieces of bodies that wait for the writer, of all invocations together. A few, so that the writer never waits for
+/// the next one; no more, so that a large body does not keep the others' beginnings waiting.
+const BODIES_WAITING_MAX: usize = 4;
 
 /// A wasm worker.
 #[derive(Debug)]
@@ -30,6 +38,9 @@ pub(crate) struct Worker {
     inflight_max: u16,
     turns: Mutex<Turns>,
     calls: Arc<Calls>,
+    /// To the writer. Bounded by the invocations' number and by `bodies`.
+    outgoing: mpsc::UnboundedSender<Outgoing>,
+    bodies: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -38,8 +49,17 @@ struct Turns {
     idle_since: Instant,
 }
 
-/// The invocations that run in a worker, by `seq`. The reader owns it too, but not the worker: the last turn or the
-/// roster ends that.
+/// A message for the worker.
+#[derive(Debug)]
+struct Outgoing {
+    request: Request,
+    payload: Bytes,
+    /// Given back once it is sent.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// The invocations that run in a worker, by `seq`. The reader and the writer own it too, but not the worker: the last
+/// turn or the roster ends that.
 #[derive(Debug, Default)]
 struct Calls {
     running: Mutex<Running>,
@@ -49,11 +69,28 @@ struct Calls {
 struct Running {
     last_seq: u32,
     over: bool,
-    by_seq: HashMap<u32, mpsc::UnboundedSender<CallEvent>>,
+    by_seq: HashMap<u32, Call>,
 }
 
-/// What comes back for one invocation. The queue is bounded by the function's response limit and the worker's own cap
-/// on stderr.
+/// What came for one invocation and was not taken yet: bounded by the function's response limit and the worker's own
+/// cap on stderr.
+#[derive(Debug, Default)]
+struct Call {
+    events: VecDeque<CallEvent>,
+    waiting: Option<Waker>,
+    told: Told,
+}
+
+/// Whether the worker may know of an invocation.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Its `Run` was never handed to the socket.
+    #[default]
+    Nothing,
+    Run,
+}
+
+/// What comes back for one invocation.
 #[derive(Debug)]
 pub(crate) enum CallEvent {
     Output(Stream, Bytes),
@@ -64,18 +101,42 @@ pub(crate) enum CallEvent {
     },
 }
 
-/// One invocation's end of the worker's socket. Dropping it before `Done` asks the worker to stop.
+/// One invocation's end of the worker's socket.
 #[derive(Debug)]
 pub(crate) struct CallEnd {
     pub(crate) seq: u32,
-    events: mpsc::UnboundedReceiver<CallEvent>,
     calls: Arc<Calls>,
 }
 
 impl CallEnd {
     /// The next event; none when the worker is gone.
     pub(crate) async fn next(&mut self) -> Option<CallEvent> {
-        self.events.recv().await
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<CallEvent>> {
+        let mut running = self.calls.running();
+        let over = running.over;
+        let Some(call) = running.by_seq.get_mut(&self.seq) else {
+            return Poll::Ready(None);
+        };
+        match call.events.pop_front() {
+            Some(event) => Poll::Ready(Some(event)),
+            None if over => Poll::Ready(None),
+            None => {
+                call.waiting = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Whether the worker may have begun it. To be asked when no event comes any more.
+    pub(crate) fn told(&self) -> Told {
+        let running = self.calls.running();
+        running
+            .by_seq
+            .get(&self.seq)
+            .map_or(Told::Nothing, |call| call.told)
     }
 }
 
@@ -86,10 +147,13 @@ impl Drop for CallEnd {
 }
 
 impl Worker {
-    /// Takes a bound sandbox and starts to read from it.
+    /// Takes a bound sandbox and starts to read from it and to write to it.
     pub(crate) fn start(sandbox: Sandbox, place: Place, shard: usize, inflight_max: u16) -> Self {
         let calls = Arc::new(Calls::default());
-        tokio::spawn(read(Arc::clone(&sandbox.channel), Arc::clone(&calls)));
+        let (outgoing, messages) = mpsc::unbounded_channel();
+        let channel = &sandbox.channel;
+        tokio::spawn(read(Arc::clone(channel), Arc::clone(&calls)));
+        tokio::spawn(write(Arc::clone(channel), Arc::clone(&calls), messages));
         let turns = Mutex::new(Turns {
             taken: 0,
             idle_since: Instant::now(),
@@ -101,27 +165,51 @@ impl Worker {
             inflight_max,
             turns,
             calls,
+            outgoing,
+            bodies: Arc::new(Semaphore::new(BODIES_WAITING_MAX)),
         }
     }
 
-    /// Sends an invocation. An error means that nothing of it began.
-    pub(crate) async fn call(
+    /// Begins an invocation. An error means that nothing of it began.
+    pub(crate) fn call(
         &self,
         request: impl FnOnce(u32) -> Request,
-        payload: &[u8],
+        payload: Bytes,
     ) -> Result<CallEnd, ChannelError> {
-        let (sender, events) = mpsc::unbounded_channel();
-        let seq = self.calls.enter(sender)?;
         let end = CallEnd {
-            seq,
-            events,
+            seq: self.calls.enter()?,
             calls: Arc::clone(&self.calls),
         };
-        self.sandbox
-            .channel
-            .send(&request(seq), payload, &[])
-            .await?;
+        self.post(request(end.seq), payload, None)?;
         Ok(end)
+    }
+
+    /// Sends the next piece of an invocation's body, once there is room for it.
+    pub(crate) async fn send_body(&self, seq: u32, piece: Bytes) -> Result<(), ChannelError> {
+        // Nobody closes the semaphore.
+        let room = Arc::clone(&self.bodies).acquire_owned().await.ok();
+        self.post(Request::Body { seq }, piece, room)
+    }
+
+    /// Asks the worker to stop an invocation.
+    pub(crate) fn cancel(&self, seq: u32) -> Result<(), ChannelError> {
+        self.post(Request::Cancel { seq }, Bytes::new(), None)
+    }
+
+    fn post(
+        &self,
+        request: Request,
+        payload: Bytes,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), ChannelError> {
+        let message = Outgoing {
+            request,
+            payload,
+            _room: room,
+        };
+        self.outgoing
+            .send(message)
+            .map_err(|_writer_is_gone| ChannelError::Closed)
     }
 
     /// Takes a turn, if one is free.
@@ -151,7 +239,7 @@ impl Worker {
 }
 
 impl Calls {
-    fn enter(&self, sender: mpsc::UnboundedSender<CallEvent>) -> Result<u32, ChannelError> {
+    fn enter(&self) -> Result<u32, ChannelError> {
         let mut running = self.running();
         if running.over {
             return Err(ChannelError::Closed);
@@ -163,14 +251,46 @@ impl Calls {
                 break running.last_seq;
             }
         };
-        running.by_seq.insert(seq, sender);
+        running.by_seq.insert(seq, Call::default());
         Ok(seq)
     }
 
     fn give(&self, seq: u32, event: CallEvent) {
         // An invocation that nobody waits for any more is being cancelled: what it still says is dropped.
-        if let Some(sender) = self.running().by_seq.get(&seq) {
-            drop(sender.send(event));
+        let waiting = self.running().by_seq.get_mut(&seq).and_then(|call| {
+            call.events.push_back(event);
+            call.waiting.take()
+        });
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
+    }
+
+    /// The worker is gone: everybody who waits is told so.
+    fn end(&self) {
+        let mut running = self.running();
+        running.over = true;
+        for call in running.by_seq.values_mut() {
+            if let Some(waker) = call.waiting.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// An invocation that cannot be told to the worker has no event to wait for.
+    fn refuse(&self, seq: u32) {
+        let call = self.running().by_seq.remove(&seq);
+        if let Some(waker) = call.and_then(|call| call.waiting) {
+            waker.wake();
+        }
+    }
+
+    fn told(&self, begun: &mut Vec<u32>) {
+        let mut running = self.running();
+        for seq in begun.drain(..) {
+            if let Some(call) = running.by_seq.get_mut(&seq) {
+                call.told = Told::Run;
+            }
         }
     }
 
@@ -179,41 +299,114 @@ impl Calls {
     }
 }
 
+/// Writes to the worker's socket until the worker is dropped.
+async fn write(
+    channel: Arc<Channel>,
+    calls: Arc<Calls>,
+    mut messages: mpsc::UnboundedReceiver<Outgoing>,
+) {
+    let mut batch = Vec::new();
+    let mut packet = Vec::new();
+    while messages
+        .recv_many(&mut batch, usize::from(INFLIGHT_MAX))
+        .await
+        != 0
+    {
+        if let Err(error) = write_batch(&channel, &calls, &mut batch, &mut packet).await {
+            if !matches!(error, ChannelError::Closed) {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot write to a wasm worker"
+                );
+            }
+            calls.end();
+            return;
+        }
+    }
+}
+
+/// Sends `batch` in as few packets as it fits into.
+async fn write_batch(
+    channel: &Channel,
+    calls: &Calls,
+    batch: &mut Vec<Outgoing>,
+    packet: &mut Vec<u8>,
+) -> Result<(), ChannelError> {
+    let mut begun = Vec::new();
+    for message in batch.drain(..) {
+        let Outgoing {
+            request, payload, ..
+        } = &message;
+        let mut appended = frame::append(request, payload, packet);
+        if matches!(appended, Err(FrameError::TooLarge { .. })) && !packet.is_empty() {
+            send_packet(channel, calls, packet, &mut begun).await?;
+            appended = frame::append(request, payload, packet);
+        }
+        match (request, appended) {
+            (Request::Run { seq, .. }, Ok(())) => begun.push(*seq),
+            // Too large even alone. That is this invocation's fault, and no other's.
+            (Request::Run { seq, .. }, Err(FrameError::TooLarge { .. })) => calls.refuse(*seq),
+            (_, appended) => appended?,
+        }
+    }
+    send_packet(channel, calls, packet, &mut begun).await
+}
+
+async fn send_packet(
+    channel: &Channel,
+    calls: &Calls,
+    packet: &mut Vec<u8>,
+    begun: &mut Vec<u32>,
+) -> Result<(), ChannelError> {
+    if !packet.is_empty() {
+        channel.send_packet(packet, &[]).await?;
+        calls.told(begun);
+        packet.clear();
+    }
+    Ok(())
+}
+
 /// Reads the worker's socket to its end. Always reading is what keeps a worker from ever waiting for a slow caller.
 async fn read(channel: Arc<Channel>, calls: Arc<Calls>) {
     let mut buffer = vec![0; PACKET_BYTES_MAX];
     loop {
-        let received = match channel.recv::<Event>(&mut buffer).await {
-            Ok(received) => received,
+        let taken = match channel.recv_packet(&mut buffer).await {
+            Ok((length, _no_fds)) => take_events(&buffer[..length], &calls),
             Err(ChannelError::Closed) => break,
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a wasm worker broke the protocol"
-                );
-                break;
-            }
+            Err(error) => Err(error),
         };
-        let payload = || Bytes::copy_from_slice(received.payload);
-        match received.message {
-            Event::Output { seq, stream } => calls.give(seq, CallEvent::Output(stream, payload())),
+        if let Err(error) = taken {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a wasm worker broke the protocol"
+            );
+            break;
+        }
+    }
+    calls.end();
+}
+
+/// Gives every event of a packet to the invocation that it is about.
+fn take_events(mut packet: &[u8], calls: &Calls) -> Result<(), ChannelError> {
+    while let Some((event, payload)) = frame::take(&mut packet)? {
+        let payload = Bytes::copy_from_slice(payload);
+        match event {
+            Event::Output { seq, stream } => calls.give(seq, CallEvent::Output(stream, payload)),
             Event::Done { seq, ending, usage } => {
+                let rest = payload;
                 calls.give(
                     seq,
                     CallEvent::Done {
                         ending,
                         usage,
-                        rest: payload(),
+                        rest,
                     },
                 );
             }
             Event::Booted | Event::Bound | Event::Failed { .. } => {
-                tracing::warn!("a wasm worker answered what nobody asked");
-                break;
+                return Err(ChannelError::Unasked);
             }
         }
     }
-    let mut running = calls.running();
-    running.over = true;
-    running.by_seq.clear();
+    Ok(())
 }

@@ -3,6 +3,10 @@
 //!
 //! `[u16 header length, little endian][header][payload …]`. The payload is not part of the encoded message, so body
 //! bytes are never copied through the encoder.
+//!
+//! Where many small messages go to the same peer at once, a packet may carry several, each with its payload's length:
+//! `([u16 header length][u32 payload length][header][payload])*`, both little endian. [`append`] and [`take`] make and
+//! read these; which of the two forms a socket speaks at a given moment is its protocol's to say.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -85,6 +89,70 @@ pub fn decode<M: DeserializeOwned>(packet: &[u8]) -> Result<(M, &[u8]), FrameErr
     }
 }
 
+/// Bytes before the header of one of several messages: the two lengths.
+const RECORD_PREFIX_BYTES: usize = 2 + 4;
+
+/// Adds a message and its payload to a packet of several.
+///
+/// # Errors
+/// [`FrameError::TooLarge`] where the packet has no room for it; `packet` is then as it was.
+pub fn append<M: Serialize>(
+    message: &M,
+    payload: &[u8],
+    packet: &mut Vec<u8>,
+) -> Result<(), FrameError> {
+    let start = packet.len();
+    packet.extend_from_slice(&[0; RECORD_PREFIX_BYTES]);
+    *packet =
+        postcard::to_extend(message, std::mem::take(packet)).map_err(FrameError::Malformed)?;
+    let header_len = packet.len() - start - RECORD_PREFIX_BYTES;
+    let size = packet.len() + payload.len();
+    match (u16::try_from(header_len), u32::try_from(payload.len())) {
+        (Ok(header), Ok(body)) if header_len <= HEADER_BYTES_MAX && size <= PACKET_BYTES_MAX => {
+            packet[start..start + 2].copy_from_slice(&header.to_le_bytes());
+            packet[start + 2..start + RECORD_PREFIX_BYTES].copy_from_slice(&body.to_le_bytes());
+            packet.extend_from_slice(payload);
+            Ok(())
+        }
+        _ => {
+            packet.truncate(start);
+            Err(FrameError::TooLarge { size })
+        }
+    }
+}
+
+/// Takes the first message and its payload off a packet of several; None at its end.
+///
+/// # Errors
+/// [`FrameError`] for anything that [`append`] cannot have made.
+pub fn take<'p, M: DeserializeOwned>(
+    packet: &mut &'p [u8],
+) -> Result<Option<(M, &'p [u8])>, FrameError> {
+    if packet.is_empty() {
+        return Ok(None);
+    }
+    let [h0, h1, p0, p1, p2, p3, rest @ ..] = *packet else {
+        return Err(FrameError::Truncated);
+    };
+    let header_len = usize::from(u16::from_le_bytes([*h0, *h1]));
+    let payload_len = u32::from_le_bytes([*p0, *p1, *p2, *p3]);
+    let payload_len = usize::try_from(payload_len).map_err(|_too_long| FrameError::Truncated)?;
+    let (header, rest) = rest
+        .split_at_checked(header_len)
+        .ok_or(FrameError::Truncated)?;
+    let (payload, rest) = rest
+        .split_at_checked(payload_len)
+        .ok_or(FrameError::Truncated)?;
+    let (message, left) = postcard::take_from_bytes(header).map_err(FrameError::Malformed)?;
+    match left.len() {
+        0 => {
+            *packet = rest;
+            Ok(Some((message, payload)))
+        }
+        extra => Err(FrameError::Trailing { extra }),
+    }
+}
+
 /// As [`decode`], for messages that carry no payload.
 ///
 /// # Errors
@@ -122,6 +190,53 @@ mod tests {
                 decode_bare::<(String, u32)>(&packet[..length]).is_err(),
                 "length {length}"
             );
+        }
+    }
+
+    #[test]
+    fn several_messages_come_back_in_order_with_their_payloads() {
+        let mut packet = Vec::new();
+        append(&1_u32, b"one", &mut packet).unwrap();
+        append(&2_u32, b"", &mut packet).unwrap();
+        append(&3_u32, b"three", &mut packet).unwrap();
+        let mut rest = packet.as_slice();
+        let mut taken: Vec<(u32, &[u8])> = Vec::new();
+        while let Some(message) = take(&mut rest).unwrap() {
+            taken.push(message);
+        }
+        let expected: [(u32, &[u8]); 3] = [(1, b"one"), (2, b""), (3, b"three")];
+        assert_eq!(taken, expected);
+    }
+
+    #[test]
+    fn what_finds_no_room_beside_others_leaves_them_as_they_were() {
+        let mut packet = Vec::new();
+        append(&1_u32, b"one", &mut packet).unwrap();
+        let before = packet.clone();
+        let payload = vec![0; PACKET_BYTES_MAX - before.len()];
+        assert!(matches!(
+            append(&2_u32, &payload, &mut packet),
+            Err(FrameError::TooLarge { .. })
+        ));
+        assert_eq!(packet, before);
+    }
+
+    #[test]
+    fn every_truncation_of_several_messages_is_refused_or_ends_between_two() {
+        let mut packet = Vec::new();
+        append(&"name".to_owned(), b"one", &mut packet).unwrap();
+        let border = packet.len();
+        append(&"name".to_owned(), b"two", &mut packet).unwrap();
+        for length in 1..packet.len() {
+            let mut rest = &packet[..length];
+            let whole = loop {
+                match take::<String>(&mut rest) {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break true,
+                    Err(_) => break false,
+                }
+            };
+            assert_eq!(whole, length == border, "length {length}");
         }
     }
 

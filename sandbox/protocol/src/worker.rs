@@ -7,7 +7,11 @@
 //! Cancel ─▶                                  ◀─ Done
 //! ```
 //!
-//! The payload of `Done` is the rest of stdout, so that a small answer costs one packet each way.
+//! The payload of `Done` is the rest of stdout, so that a small answer costs one message each way.
+//!
+//! Until `Bound` a packet is one message ([`crate::frame::encode`]). From then on it is one or several, in both
+//! directions ([`crate::frame::append`]): a busy gateway and a busy worker share the price of a system call and of
+//! waking the other among all that they have to say. Each takes the messages of a packet in order.
 
 use serde::{Deserialize, Serialize};
 
@@ -125,7 +129,8 @@ pub enum Ending {
 /// What one wasm invocation used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
-    /// CPU time of the polls of this invocation, in microseconds (CLOCK_THREAD_CPUTIME_ID).
+    /// CPU time of the worker's thread from one invocation's last step to the next one's, for every step of this
+    /// invocation, in microseconds (CLOCK_THREAD_CPUTIME_ID): the guest's, and the worker's own work for it.
     pub cpu_us: u64,
     /// The most that the instance's linear memories held at once, in bytes.
     pub memory_peak_bytes: u64,

@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The control socket: whole packets, read and written without copying the payload through the encoder.
+//! The control socket: whole packets, each with several messages once the worker is bound.
 //!
-//! While nothing runs the worker waits in a plain blocking recv(2), so that a small call costs one recv and one
-//! sendmsg and no turn of the event loop; while something runs it goes through the event loop. Both on the same socket,
-//! which is left in blocking mode: every call that must not block says so itself (MSG_DONTWAIT).
+//! Events are gathered into one packet, which leaves when the worker is about to wait or to compute for long: answers
+//! that are ready together share one system call and one wake-up of the gateway.
+//!
+//! While nothing runs the worker waits in a plain blocking recv(2), so that a small call costs one recv and one send
+//! and no turn of the event loop; while something runs it goes through the event loop. Both on the same socket, which is
+//! left in blocking mode: every call that must not block says so itself (MSG_DONTWAIT).
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use hearth_protocol::frame::{self, FrameError, PACKET_BYTES_MAX};
 use hearth_protocol::worker::Event;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendFlags, recv,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg, send,
 };
 use tokio_seqpacket::UnixSeqpacket;
 
@@ -64,7 +67,7 @@ impl From<usize> for Received {
     }
 }
 
-/// Whether a packet went out.
+/// Whether there was room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent {
     /// Yes.
@@ -77,6 +80,9 @@ pub(crate) enum Sent {
 #[derive(Debug)]
 pub(crate) struct Control {
     socket: UnixSeqpacket,
+    /// The packet that is being gathered. Only one thread ever asks for it; the lock is there because wasmtime wants a
+    /// guest's streams to be able to move between threads.
+    gathered: Mutex<Vec<u8>>,
 }
 
 impl Control {
@@ -85,7 +91,10 @@ impl Control {
         let flags = rustix::fs::fcntl_getfl(&socket)?;
         rustix::fs::fcntl_setfl(&socket, flags - rustix::fs::OFlags::NONBLOCK)?;
         let socket = UnixSeqpacket::try_from(socket)?;
-        Ok(Self { socket })
+        Ok(Self {
+            socket,
+            gathered: Mutex::new(Vec::with_capacity(PACKET_BYTES_MAX)),
+        })
     }
 
     /// Waits for a packet, together with the fd that came with it. Only for binding: at any other time fds are not
@@ -142,41 +151,82 @@ impl Control {
         }
     }
 
-    /// Sends a packet if the socket has room. `header` is overwritten: it is the caller's to keep its allocation.
-    pub(crate) fn try_send(
+    /// Sends one message as a packet of its own, as the gateway expects it until the worker is bound.
+    pub(crate) fn send_alone(&self, event: &Event) -> Result<(), ControlError> {
+        let mut packet = Vec::new();
+        frame::encode(event, &[], &mut packet).map_err(ControlError::Encode)?;
+        send(&self.socket, &packet, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Adds an event to the packet that is being gathered. That one is sent first where it has no room; where it
+    /// cannot be sent either, the event is not taken.
+    pub(crate) fn try_push(&self, event: &Event, payload: &[u8]) -> Result<Sent, ControlError> {
+        let mut gathered = self.gathered();
+        match frame::append(event, payload, &mut gathered) {
+            Err(FrameError::TooLarge { .. }) if !gathered.is_empty() => {}
+            appended => return appended.map(|()| Sent::All).map_err(ControlError::Encode),
+        }
+        if self.send_gathered(&mut gathered, SendFlags::DONTWAIT)? == Sent::WouldBlock {
+            return Ok(Sent::WouldBlock);
+        }
+        frame::append(event, payload, &mut gathered).map_err(ControlError::Encode)?;
+        Ok(Sent::All)
+    }
+
+    /// Adds an event to the packet that is being gathered, waiting for room where there is none.
+    pub(crate) async fn push(&self, event: &Event, payload: &[u8]) -> Result<(), ControlError> {
+        while self.try_push(event, payload)? == Sent::WouldBlock {
+            let mut ready = self.socket.as_async_fd().writable().await?;
+            // Only a full socket makes it unready: the gathered packet alone tells, not this event.
+            if self.try_flush()? == Sent::WouldBlock {
+                ready.clear_ready();
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is gathered, waiting on this thread.
+    pub(crate) fn flush_blocking(&self) -> Result<(), ControlError> {
+        self.send_gathered(&mut self.gathered(), SendFlags::empty())?;
+        Ok(())
+    }
+
+    /// Sends what is gathered if the socket has room.
+    pub(crate) fn try_flush(&self) -> Result<Sent, ControlError> {
+        self.send_gathered(&mut self.gathered(), SendFlags::DONTWAIT)
+    }
+
+    /// Sends what is gathered; where there is no room, `cx` is woken when there is.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Result<(), ControlError>> {
+        while self.try_flush()? == Sent::WouldBlock {
+            ready!(self.socket.as_async_fd().poll_write_ready(cx))?.clear_ready();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn send_gathered(
         &self,
-        event: &Event,
-        payload: &[u8],
-        header: &mut Vec<u8>,
+        gathered: &mut Vec<u8>,
+        flags: SendFlags,
     ) -> Result<Sent, ControlError> {
-        frame::encode(event, &[], header).map_err(ControlError::Encode)?;
-        let parts = [IoSlice::new(header), IoSlice::new(payload)];
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let no_fds = &mut SendAncillaryBuffer::default();
-        match sendmsg(&self.socket, &parts, no_fds, flags) {
-            Ok(_) => Ok(Sent::All),
-            Err(rustix::io::Errno::AGAIN) => Ok(Sent::WouldBlock),
-            Err(errno) => Err(errno.into()),
+        if gathered.is_empty() {
+            return Ok(Sent::All);
+        }
+        loop {
+            match send(&self.socket, gathered, flags | SendFlags::NOSIGNAL) {
+                Ok(_) => {
+                    gathered.clear();
+                    return Ok(Sent::All);
+                }
+                Err(rustix::io::Errno::AGAIN) => return Ok(Sent::WouldBlock),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
     }
 
-    /// Sends a packet, waiting for room where there is none.
-    pub(crate) async fn send(
-        &self,
-        event: &Event,
-        payload: &[u8],
-        header: &mut Vec<u8>,
-    ) -> Result<(), ControlError> {
-        // First without asking the event loop: nearly always there is room.
-        if self.try_send(event, payload, header)? == Sent::All {
-            return Ok(());
-        }
-        loop {
-            let mut ready = self.socket.as_async_fd().writable().await?;
-            match self.try_send(event, payload, header)? {
-                Sent::All => return Ok(()),
-                Sent::WouldBlock => ready.clear_ready(),
-            }
-        }
+    fn gathered(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

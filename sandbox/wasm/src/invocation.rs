@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -36,6 +36,35 @@ pub(crate) struct Bound {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) output_bytes_max: u64,
     pub(crate) inflight_max: usize,
+    pub(crate) cpu: CpuClock,
+}
+
+/// Divides this thread's CPU time among the steps of all invocations. One reading ends a step and begins the next one
+/// (each costs a system call): what the worker does for a step, such as reading its message, belongs to it.
+#[derive(Debug)]
+pub(crate) struct CpuClock {
+    read_ns: AtomicU64,
+}
+
+impl CpuClock {
+    pub(crate) fn start() -> Self {
+        Self {
+            read_ns: AtomicU64::new(thread_cpu_ns()),
+        }
+    }
+
+    /// CPU time since the last reading, in nanoseconds.
+    fn lap_ns(&self) -> u64 {
+        let now_ns = thread_cpu_ns();
+        now_ns.saturating_sub(self.read_ns.swap(now_ns, Ordering::Relaxed))
+    }
+}
+
+/// How an invocation went, for the worker.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) seq: u32,
+    pub(crate) cpu_ns: u64,
 }
 
 /// The gateway's hold on a running invocation.
@@ -81,14 +110,14 @@ impl Cancellation {
     }
 }
 
-/// Runs the guest, drops it, and says how it ended. Gives the sequence number back.
+/// Runs the guest, drops it, and says how it ended.
 pub(crate) async fn run(
     bound: Arc<Bound>,
     control: Arc<Control>,
     call: Call,
     handle: Handle,
     ticking: ticker::Running,
-) -> Result<u32, ControlError> {
+) -> Result<Ended, ControlError> {
     let timeout = Duration::from_millis(call.timeout_ms.min(TIMEOUT_MS_MAX));
     let meter = Arc::new(Meter::default());
     let mut watch = Watch {
@@ -97,7 +126,8 @@ pub(crate) async fn run(
         cancellation: handle.cancellation,
         deadline: Instant::now() + timeout,
         alarm: None,
-        cpu: Duration::ZERO,
+        clock: &bound.cpu,
+        cpu_ns: 0,
     };
     let ending = {
         let world = World {
@@ -114,16 +144,19 @@ pub(crate) async fn run(
     };
     drop(ticking);
     let usage = Usage {
-        cpu_us: u64::try_from(watch.cpu.as_micros()).unwrap_or(u64::MAX),
+        cpu_us: watch.cpu_ns / 1000,
         memory_peak_bytes: meter.peak_bytes(),
         memory_refusals: meter.refusals(),
     };
     watch.stderr.send().await?;
     finish(&control, call.seq, ending, usage, &watch.stdout).await?;
-    Ok(call.seq)
+    Ok(Ended {
+        seq: call.seq,
+        cpu_ns: watch.cpu_ns,
+    })
 }
 
-/// Sends `Done`, with the rest of stdout on it where both fit into one packet.
+/// Says `Done`, with the rest of stdout on it where both fit into one packet.
 async fn finish(
     control: &Control,
     seq: u32,
@@ -139,28 +172,28 @@ async fn finish(
     // What PAYLOAD_BYTES_MAX leaves is for a header without text.
     let header_bytes = PACKET_BYTES_MAX - PAYLOAD_BYTES_MAX + text_bytes;
     let mut rest = stdout.take();
-    let mut header = Vec::new();
     if PACKET_BYTES_MAX < header_bytes + rest.len() {
         stdout.send_piece(&rest).await?;
         rest.clear();
     }
     control
-        .send(&Event::Done { seq, ending, usage }, &rest, &mut header)
+        .push(&Event::Done { seq, ending, usage }, &rest)
         .await
 }
 
 /// Stands between an invocation and its guest: measures each step and decides whether there is another.
-struct Watch {
+struct Watch<'b> {
     stdout: Output,
     stderr: Output,
     cancellation: Arc<Cancellation>,
     deadline: Instant,
     /// Made when the guest first waits: most never do.
     alarm: Option<Pin<Box<Sleep>>>,
-    cpu: Duration,
+    clock: &'b CpuClock,
+    cpu_ns: u64,
 }
 
-impl Watch {
+impl Watch<'_> {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -172,9 +205,8 @@ impl Watch {
         if self.alarm.is_some() && self.deadline <= Instant::now() {
             return Poll::Ready(Ok(Ending::TimedOut));
         }
-        let began = thread_cpu_time();
         let step = guest.poll(cx);
-        self.cpu += thread_cpu_time().saturating_sub(began);
+        self.cpu_ns += self.clock.lap_ns();
         if let Poll::Ready(ending) = step {
             return Poll::Ready(Ok(ending));
         }
@@ -192,10 +224,11 @@ impl Watch {
 
 /// Reads the clock once, because the first reading looks for the kernel's vDSO in files that the worker's filter forbids.
 pub(crate) fn find_clock() {
-    thread_cpu_time();
+    thread_cpu_ns();
 }
 
-fn thread_cpu_time() -> Duration {
-    // A clock reading is never negative.
-    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+fn thread_cpu_ns() -> u64 {
+    // A clock reading is never negative, and 584 years are not reached.
+    let reading = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
+    u64::try_from(reading.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -133,7 +133,6 @@ struct OutputState {
     buffer: Vec<u8>,
     /// Bytes that may still be written.
     left: u64,
-    header: Vec<u8>,
 }
 
 impl Output {
@@ -155,7 +154,6 @@ impl Output {
             state: Mutex::new(OutputState {
                 buffer: Vec::new(),
                 left,
-                header: Vec::new(),
             }),
         }))
     }
@@ -165,20 +163,19 @@ impl Output {
         mem::take(&mut lock(&self.0.state).buffer)
     }
 
-    /// Sends what is gathered if the socket has room; else it stays.
+    /// Hands on what was written if there is room for it; else it stays.
     pub(crate) fn offer(&self) -> Result<(), ControlError> {
         let mut state = lock(&self.0.state);
-        let OutputState { buffer, header, .. } = &mut *state;
-        if buffer.is_empty() {
+        if state.buffer.is_empty() {
             return Ok(());
         }
-        if self.0.control.try_send(&self.event(), buffer, header)? == Sent::All {
-            buffer.clear();
+        if self.0.control.try_push(&self.event(), &state.buffer)? == Sent::All {
+            state.buffer.clear();
         }
         Ok(())
     }
 
-    /// Sends what is gathered, waiting for room.
+    /// Hands on what was written, waiting for room.
     pub(crate) async fn send(&self) -> Result<(), ControlError> {
         let gathered = self.take();
         if gathered.is_empty() {
@@ -187,12 +184,9 @@ impl Output {
         self.send_piece(&gathered).await
     }
 
-    /// Sends a piece that was taken.
+    /// Hands on a piece that was taken.
     pub(crate) async fn send_piece(&self, piece: &[u8]) -> Result<(), ControlError> {
-        self.0
-            .control
-            .send(&self.event(), piece, &mut Vec::new())
-            .await
+        self.0.control.push(&self.event(), piece).await
     }
 
     fn event(&self) -> Event {

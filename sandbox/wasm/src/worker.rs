@@ -23,7 +23,7 @@ use wasmtime::Engine;
 
 use crate::control::{Control, ControlError, PACKET_BUFFER_BYTES, Received};
 use crate::guest::{self, Imports};
-use crate::invocation::{self, Bound, Call, Cancellation, Handle};
+use crate::invocation::{self, Bound, Call, Cancellation, CpuClock, Ended, Handle};
 use crate::stdio::Input;
 use crate::ticker::Ticker;
 use crate::{engine, sys};
@@ -31,6 +31,11 @@ use crate::{engine, sys};
 /// The largest body that an invocation may announce. A guest that never reads its stdin makes the worker hold the whole
 /// body, so this belongs to the worker's memory; the gateway's own limits are below it.
 pub const BODY_BYTES_MAX: u64 = 64 << 20;
+
+/// CPU time, in nanoseconds, from which on an answer does not wait for those of the calls that came in the same packet.
+/// Below, what a call would wait for the rest of a packet is less than what waking the gateway for it alone costs all
+/// of them; only the first long one after short ones keeps their answers, for at most two ticks.
+const LONG_CALL_NS: u64 = 100_000;
 
 /// Why the worker ended other than by the gateway closing the socket.
 #[derive(Debug, thiserror::Error)]
@@ -88,12 +93,11 @@ pub fn run() -> Result<(), WorkerError> {
     ticker.start(engine.clone()).map_err(WorkerError::Ticker)?;
 
     let mut packet = vec![0; PACKET_BUFFER_BYTES];
-    let mut header = Vec::new();
-    runtime.block_on(control.send(&Event::Booted, &[], &mut header))?;
+    control.send_alone(&Event::Booted)?;
     let Some(bound) = bind(&control, &engine, &imports, &mut packet)? else {
         return Ok(());
     };
-    runtime.block_on(control.send(&Event::Bound, &[], &mut header))?;
+    control.send_alone(&Event::Bound)?;
     drop(imports);
     let worker = Worker {
         control,
@@ -142,7 +146,7 @@ fn bind(
             let failed = Event::Failed {
                 message: message.clone(),
             };
-            control.try_send(&failed, &[], &mut Vec::new())?;
+            control.send_alone(&failed)?;
             Err(WorkerError::Bind(message))
         }
     }
@@ -170,10 +174,11 @@ fn load(
         env: module.env,
         output_bytes_max: module.output_bytes_max,
         inflight_max: usize::from(inflight_max),
+        cpu: CpuClock::start(),
     })
 }
 
-type Invocation = Pin<Box<dyn Future<Output = Result<u32, ControlError>>>>;
+type Invocation = Pin<Box<dyn Future<Output = Result<Ended, ControlError>>>>;
 
 /// A bound worker.
 struct Worker {
@@ -196,6 +201,7 @@ impl Worker {
     fn serve(mut self, runtime: &Runtime, packet: &mut [u8]) -> Result<(), WorkerError> {
         loop {
             let connection = if self.running.is_empty() {
+                self.control.flush_blocking()?;
                 let received = self.control.recv_blocking(packet)?;
                 self.accept(received, packet)?
             } else {
@@ -220,12 +226,17 @@ impl Worker {
                     return Poll::Ready(Ok(Connection::Closed));
                 }
             }
+            // What is ready leaves before the guests get another turn, each of up to a tick.
+            _ = self.control.poll_flush(cx)?;
             match Pin::new(&mut self.running).poll_next(cx) {
                 Poll::Ready(Some(ended)) => {
-                    self.handles.remove(&ended?);
+                    self.handles.remove(&ended?.seq);
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(Connection::Open)),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    _ = self.control.poll_flush(cx)?;
+                    return Poll::Pending;
+                }
             }
         }
     }
@@ -237,9 +248,16 @@ impl Worker {
         if PACKET_BYTES_MAX < length {
             return Err(WorkerError::Protocol("packet too long"));
         }
-        let (request, payload) = frame::decode(&packet[..length])?;
+        let mut messages = &packet[..length];
+        while let Some((request, payload)) = frame::take(&mut messages)? {
+            self.obey(request, payload)?;
+        }
+        Ok(Connection::Open)
+    }
+
+    fn obey(&mut self, request: Request, payload: &[u8]) -> Result<(), WorkerError> {
         match request {
-            Request::Bind(_) => return Err(WorkerError::Protocol("bound already")),
+            Request::Bind(_) => Err(WorkerError::Protocol("bound already")),
             Request::Run {
                 seq,
                 args,
@@ -253,21 +271,20 @@ impl Worker {
                     env,
                     timeout_ms,
                 };
-                self.begin(call, body_bytes, payload)?;
+                self.begin(call, body_bytes, payload)
             }
             // An invocation may have ended while its body or its cancellation was on the way.
-            Request::Body { seq } => {
-                if let Some(handle) = self.handles.get(&seq) {
-                    push(&handle.stdin, payload)?;
-                }
-            }
+            Request::Body { seq } => match self.handles.get(&seq) {
+                Some(handle) => push(&handle.stdin, payload),
+                None => Ok(()),
+            },
             Request::Cancel { seq } => {
                 if let Some(handle) = self.handles.get(&seq) {
                     handle.cancellation.request();
                 }
+                Ok(())
             }
         }
-        Ok(Connection::Open)
     }
 
     fn begin(&mut self, call: Call, body_bytes: u64, payload: &[u8]) -> Result<(), WorkerError> {
@@ -305,7 +322,9 @@ impl Worker {
             .poll(&mut Context::from_waker(Waker::noop()))
         {
             Poll::Ready(ended) => {
-                ended?;
+                if LONG_CALL_NS <= ended?.cpu_ns {
+                    _ = self.control.try_flush()?;
+                }
             }
             Poll::Pending => {
                 self.handles.insert(seq, handle);

@@ -2,7 +2,7 @@
 //! The gateway's side of the socket, as the tests need it.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
@@ -29,6 +29,8 @@ const WORKER: &str = env!("CARGO_BIN_EXE_hearth-wasm-worker");
 pub(crate) struct Worker {
     pub(crate) process: Child,
     socket: Option<OwnedFd>,
+    /// Events of a packet of several that were not looked at yet.
+    events: RefCell<VecDeque<(Event, Vec<u8>)>>,
     /// What came so far of each invocation that runs, by sequence number.
     output: RefCell<HashMap<u32, Output>>,
 }
@@ -140,9 +142,10 @@ impl Worker {
         let worker = Self {
             process,
             socket: Some(ours),
+            events: RefCell::default(),
             output: RefCell::default(),
         };
-        assert_eq!(worker.event().0, Event::Booted);
+        assert_eq!(worker.lone_event(), Event::Booted);
         worker
     }
 
@@ -150,7 +153,7 @@ impl Worker {
     pub(crate) fn bound(module: &[u8], limits: Module) -> Self {
         let worker = Self::boot();
         worker.bind(limits, &artifact(module));
-        assert_eq!(worker.event().0, Event::Bound);
+        assert_eq!(worker.lone_event(), Event::Bound);
         worker
     }
 
@@ -171,8 +174,15 @@ impl Worker {
     }
 
     pub(crate) fn send(&self, request: &Request, payload: &[u8]) {
+        self.send_all(&[(request.clone(), payload)]);
+    }
+
+    /// Sends several messages in one packet.
+    pub(crate) fn send_all(&self, messages: &[(Request, &[u8])]) {
         let mut packet = Vec::new();
-        frame::encode(request, payload, &mut packet).unwrap();
+        for (request, payload) in messages {
+            frame::append(request, payload, &mut packet).unwrap();
+        }
         self.send_raw(&packet).unwrap();
     }
 
@@ -187,13 +197,30 @@ impl Worker {
         Ok(())
     }
 
-    /// The next event; a panic where none comes or the worker is gone.
+    /// The next event of a bound worker; a panic where none comes or the worker is gone.
     pub(crate) fn event(&self) -> (Event, Vec<u8>) {
+        let mut events = self.events.borrow_mut();
+        if events.is_empty() {
+            let packet = self.packet();
+            let mut rest = packet.as_slice();
+            while let Some((event, payload)) = frame::take::<Event>(&mut rest).unwrap() {
+                events.push_back((event, payload.to_vec()));
+            }
+        }
+        events.pop_front().unwrap()
+    }
+
+    /// The answer of a worker that is not bound yet.
+    pub(crate) fn lone_event(&self) -> Event {
+        frame::decode_bare(&self.packet()).unwrap()
+    }
+
+    fn packet(&self) -> Vec<u8> {
         let mut packet = vec![0; PACKET_BYTES_MAX];
         let (_, length) = recv(self.socket(), &mut *packet, RecvFlags::TRUNC).unwrap();
         assert!(0 < length && length <= PACKET_BYTES_MAX, "{length}");
-        let (event, payload) = frame::decode(&packet[..length]).unwrap();
-        (event, payload.to_vec())
+        packet.truncate(length);
+        packet
     }
 
     /// Begins an invocation with a body of any size.

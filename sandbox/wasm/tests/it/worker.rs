@@ -179,7 +179,7 @@ fn a_truncated_or_foreign_artifact_is_refused() {
     for input in inputs {
         let worker = Worker::boot();
         worker.bind(roomy(), &file_with(&input));
-        let (event, _) = worker.event();
+        let event = worker.lone_event();
         assert!(
             matches!(event, Event::Failed { .. }),
             "{} bytes: {event:?}",
@@ -200,7 +200,7 @@ fn a_module_that_could_never_start_within_its_limit_is_refused_when_it_is_bound(
         limits,
         &artifact(&guests::guest(17, "(func (export \"_start\"))")),
     );
-    let (event, _) = worker.event();
+    let event = worker.lone_event();
     assert!(matches!(event, Event::Failed { message } if message.contains("1114112")));
 }
 
@@ -223,7 +223,7 @@ fn a_gateway_that_breaks_the_protocol_ends_the_worker() {
     for (name, requests) in cases {
         let worker = Worker::boot();
         worker.bind(roomy(), &artifact);
-        assert_eq!(worker.event().0, Event::Bound);
+        assert_eq!(worker.lone_event(), Event::Bound);
         for (request, payload) in requests {
             worker.send(&request, payload);
         }
@@ -236,7 +236,7 @@ fn a_gateway_that_breaks_the_protocol_ends_the_worker() {
     ] {
         let worker = Worker::boot();
         worker.bind(roomy(), &artifact);
-        assert_eq!(worker.event().0, Event::Bound);
+        assert_eq!(worker.lone_event(), Event::Bound);
         worker.send_raw(&garbage).unwrap();
         assert_eq!(worker.ended().code(), Some(1));
     }
