@@ -35,8 +35,9 @@ pub fn compile(module: &[u8]) -> Result<Vec<u8>, CompileError> {
     recognise(module)?;
     let engine = engine::engine().map_err(CompileError::Engine)?;
     let imports = Imports::new(&engine).map_err(CompileError::Engine)?;
+    let offered = Imports::names(&engine).map_err(CompileError::Engine)?;
     let compiled = Module::from_binary(&engine, module).map_err(one_problem)?;
-    let problems = check(&compiled, &imports.names(&engine));
+    let problems = check(&compiled, &offered);
     if !problems.is_empty() {
         return Err(CompileError::Module(problems));
     }

@@ -14,6 +14,7 @@ use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::{WasiCtxBuilder, WasiView as _};
 
 use crate::engine::{MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
+use crate::preview1;
 use crate::stdio::{Input, Output, OutputLimit};
 
 /// The module that every import must come from.
@@ -27,7 +28,7 @@ const PAGE_BYTES: u64 = 64 << 10;
 
 /// The largest buffer or array, in bytes, that one host call may name. Reads are cut at 64 KiB and writes are not
 /// copied whole, so this only has to be above what a program may reasonably write at once.
-const HOSTCALL_BYTES_MAX: usize = 128 << 20;
+pub(crate) const HOSTCALL_BYTES_MAX: usize = 128 << 20;
 
 /// Entries of the table behind WASI's handles: the three standard streams, and one per subscription of a
 /// `poll_oneoff`, which is what it bounds. A program without files or sockets has nothing else to wait for.
@@ -43,9 +44,35 @@ const FIRST_YIELD_TICKS: u64 = 2;
 const YIELD_TICKS: u64 = 1;
 
 /// What a store holds.
-struct Guest {
-    wasi: WasiP1Ctx,
+pub(crate) struct Guest {
+    world: World,
+    /// Made by the first call that needs it: most guests only read, write and ask for their arguments.
+    wasi: Option<Box<WasiP1Ctx>>,
     limiter: Limiter,
+}
+
+impl Guest {
+    fn new(world: World, memory_bytes_max: u64, meter: Arc<Meter>) -> Self {
+        Self {
+            world,
+            wasi: None,
+            limiter: Limiter {
+                memory_bytes: 0,
+                memory_bytes_max,
+                meter,
+            },
+        }
+    }
+
+    /// All of WASI.
+    pub(crate) fn wasi(&mut self) -> &mut WasiP1Ctx {
+        self.wasi.get_or_insert_with(|| Box::new(wasi(&self.world)))
+    }
+
+    /// The guest's world, unless [`Self::wasi`] has taken it over.
+    pub(crate) fn world(&self) -> Option<&World> {
+        self.wasi.is_none().then_some(&self.world)
+    }
 }
 
 /// A module that is ready to be instantiated.
@@ -80,16 +107,32 @@ pub(crate) enum ProgramError {
 
 /// What one invocation gives its guest.
 #[derive(Debug)]
-pub(crate) struct World<'a> {
+pub(crate) struct World {
     /// The first is the program's name.
-    pub(crate) args: &'a [String],
+    pub(crate) args: Vec<String>,
     /// Of every instance.
-    pub(crate) base_env: &'a [(String, String)],
+    pub(crate) base_env: Arc<[(String, String)]>,
     /// Of this one; they win.
-    pub(crate) env: &'a [(String, String)],
+    pub(crate) env: Vec<(String, String)>,
     pub(crate) stdin: Input,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
+}
+
+impl World {
+    pub(crate) fn args(&self) -> impl Iterator<Item = &str> {
+        self.args.iter().map(String::as_str)
+    }
+
+    /// Names and values, each name once.
+    pub(crate) fn env(&self) -> impl Iterator<Item = (&str, &str)> {
+        let loses = |name: &String| self.env.iter().any(|(winner, _)| winner == name);
+        self.base_env
+            .iter()
+            .filter(move |(name, _)| !loses(name))
+            .chain(&self.env)
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
 }
 
 /// What a guest's memories come to. Shared with the one who reports it, because an instance that is out of time is
@@ -117,9 +160,9 @@ impl Imports {
     /// Where wasmtime cannot define WASI's functions.
     pub(crate) fn new(engine: &Engine) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(engine);
-        p1::add_to_linker_async(&mut linker, |guest: &mut Guest| &mut guest.wasi)?;
+        p1::add_to_linker_async(&mut linker, Guest::wasi)?;
+        preview1::shadow(&mut linker)?;
         // wasmtime-wasi turns exit codes from 126 on into an error without the code.
-        linker.allow_shadowing(true);
         linker.func_wrap(
             WASI_MODULE,
             "proc_exit",
@@ -130,21 +173,15 @@ impl Imports {
 
     /// The names of WASI's functions.
     #[cfg(feature = "compile")]
-    pub(crate) fn names(&self, engine: &Engine) -> Vec<String> {
-        let guest = Guest {
-            wasi: WasiCtxBuilder::new().build_p1(),
-            limiter: Limiter {
-                memory_bytes: 0,
-                memory_bytes_max: 0,
-                meter: Arc::new(Meter::default()),
-            },
-        };
+    pub(crate) fn names(engine: &Engine) -> wasmtime::Result<Vec<String>> {
+        let mut linker = Linker::new(engine);
+        p1::add_to_linker_async(&mut linker, |wasi: &mut WasiP1Ctx| wasi)?;
         // Only a store can list what a linker holds.
-        let mut store = Store::new(engine, guest);
-        self.0
+        let mut store = Store::new(engine, WasiCtxBuilder::new().build_p1());
+        Ok(linker
             .iter(&mut store)
             .map(|(_, name, _)| name.to_owned())
-            .collect()
+            .collect())
     }
 
     /// Resolves a module's imports, once for all its instances.
@@ -174,7 +211,7 @@ impl Imports {
 
 impl Program {
     /// Runs a fresh instance to its end. Dropping the future drops the instance, wherever it is.
-    pub(crate) async fn run(&self, world: World<'_>, meter: Arc<Meter>) -> Ending {
+    pub(crate) async fn run(&self, world: World, meter: Arc<Meter>) -> Ending {
         let mut store = self.store(world, meter);
         match self.run_in(&mut store).await {
             Ok(()) => Ending::Exited(0),
@@ -192,15 +229,8 @@ impl Program {
         entry.call_async(store, ()).await
     }
 
-    fn store(&self, world: World<'_>, meter: Arc<Meter>) -> Store<Guest> {
-        let guest = Guest {
-            wasi: wasi(world),
-            limiter: Limiter {
-                memory_bytes: 0,
-                memory_bytes_max: self.memory_bytes_max,
-                meter,
-            },
-        };
+    fn store(&self, world: World, meter: Arc<Meter>) -> Store<Guest> {
+        let guest = Guest::new(world, self.memory_bytes_max, meter);
         let mut store = Store::new(self.instance.module().engine(), guest);
         store.limiter(|guest| &mut guest.limiter);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
@@ -218,21 +248,18 @@ pub(crate) fn seed_random_numbers() {
 }
 
 /// Clocks and random numbers are the host's; there are no files, no sockets, and no environment but the given one.
-fn wasi(world: World<'_>) -> WasiP1Ctx {
+fn wasi(world: &World) -> WasiP1Ctx {
     let mut wasi = WasiCtxBuilder::new();
-    wasi.args(world.args)
-        .stdin(world.stdin)
-        .stdout(world.stdout)
-        .stderr(world.stderr)
+    wasi.args(&world.args)
+        .stdin(world.stdin.clone())
+        .stdout(world.stdout.clone())
+        .stderr(world.stderr.clone())
         .max_random_size(RANDOM_BYTES_MAX)
         .allow_tcp(false)
         .allow_udp(false);
-    for (name, value) in world.base_env {
-        if !world.env.iter().any(|(winner, _)| winner == name) {
-            wasi.env(name, value);
-        }
+    for (name, value) in world.env() {
+        wasi.env(name, value);
     }
-    wasi.envs(world.env);
     let mut wasi = wasi.build_p1();
     wasi.ctx().table.set_max_capacity(RESOURCES_MAX);
     wasi

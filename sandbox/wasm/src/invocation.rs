@@ -33,7 +33,7 @@ pub(crate) struct Call {
 /// What every invocation of this worker shares.
 pub(crate) struct Bound {
     pub(crate) program: Program,
-    pub(crate) env: Vec<(String, String)>,
+    pub(crate) env: Arc<[(String, String)]>,
     pub(crate) output_bytes_max: u64,
     pub(crate) inflight_max: usize,
     pub(crate) cpu: CpuClock,
@@ -131,9 +131,9 @@ pub(crate) async fn run(
     };
     let ending = {
         let world = World {
-            args: &call.args,
-            base_env: &bound.env,
-            env: &call.env,
+            args: call.args,
+            base_env: Arc::clone(&bound.env),
+            env: call.env,
             stdin: handle.stdin,
             stdout: watch.stdout.clone(),
             stderr: watch.stderr.clone(),

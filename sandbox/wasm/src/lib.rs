@@ -14,6 +14,7 @@ mod control;
 mod engine;
 mod guest;
 mod invocation;
+mod preview1;
 mod stdio;
 mod sys;
 mod ticker;

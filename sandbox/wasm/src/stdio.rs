@@ -68,6 +68,20 @@ impl Input {
         Ok(())
     }
 
+    /// Reads from the packet that came first: how much, or None where the rest of the body is still to come.
+    pub(crate) fn read_into(&self, buffer: &mut [u8]) -> Option<usize> {
+        let mut state = lock(&self.0);
+        let Some(chunk) = state.chunks.front_mut() else {
+            return (state.missing == 0).then_some(0);
+        };
+        let length = chunk.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&chunk.split_to(length));
+        if chunk.is_empty() {
+            state.chunks.pop_front();
+        }
+        Some(length)
+    }
+
     fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = lock(&self.0);
         if state.chunks.is_empty() && state.missing != 0 {
@@ -196,12 +210,13 @@ impl Output {
         }
     }
 
-    fn room(&self) -> usize {
+    /// Bytes that may be appended now.
+    pub(crate) fn room(&self) -> usize {
         PAYLOAD_BYTES_MAX.saturating_sub(lock(&self.0.state).buffer.len())
     }
 
     /// `bytes` fit into the room.
-    fn append(&self, bytes: &[u8]) -> StreamResult<()> {
+    pub(crate) fn append(&self, bytes: &[u8]) -> StreamResult<()> {
         let mut state = lock(&self.0.state);
         let length = bytes.len() as u64;
         match (state.left.checked_sub(length), self.0.stream) {

@@ -171,7 +171,7 @@ fn load(
         .map_err(|error| error.to_string())?;
     Ok(Bound {
         program,
-        env: module.env,
+        env: module.env.into(),
         output_bytes_max: module.output_bytes_max,
         inflight_max: usize::from(inflight_max),
         cpu: CpuClock::start(),

@@ -11,4 +11,5 @@ mod compiler;
 mod gateway;
 mod guests;
 mod limits;
+mod preview1;
 mod worker;
