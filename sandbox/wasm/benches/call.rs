@@ -50,7 +50,10 @@ fn main() {
         let worker = Worker::bound(&module, roomy());
         let body = vec![b'x'; body_bytes];
         measure(name, &worker, &body);
-        together(&worker, &body);
+        // Larger ones fill the socket both ways, and this caller does not read while it writes.
+        if body_bytes <= 1024 {
+            together(&worker, &body);
+        }
         println!(
             "  module {} bytes, artifact {artifact_bytes} bytes",
             module.len()
