@@ -82,7 +82,6 @@ impl Init<'_> {
             Err(NotReady::NoPath) => failed(0, "argv", Errno::EINVAL),
             Err(NotReady::Nul(_)) => failed(0, "text", Errno::EINVAL),
             Err(NotReady::Core(errno)) => failed(0, "cores", errno),
-            Err(NotReady::Cwd(errno)) => failed(0, "chdir", errno),
         }
     }
 
@@ -111,9 +110,12 @@ impl Init<'_> {
         env: &[(String, String)],
         stdio: &[OwnedFd],
     ) -> Result<Pid, Event> {
-        let Some(program) = &self.program else {
+        let Some(program) = &mut self.program else {
             return Err(failed(seq, "bind", Errno::ENOEXEC));
         };
+        program
+            .enter()
+            .map_err(|errno| failed(seq, "chdir", errno))?;
         let [stdin, stdout, stderr] = stdio else {
             return Err(failed(seq, "descriptors", Errno::EBADF));
         };

@@ -17,6 +17,8 @@ pub(super) struct Ready {
     pub(super) cores: CpuSet,
     /// `NAME=VALUE` each.
     env: Vec<CString>,
+    /// The working directory, until it is entered.
+    cwd: Option<CString>,
 }
 
 /// Why a program cannot be made ready.
@@ -28,8 +30,6 @@ pub(super) enum NotReady {
     Nul(NulError),
     /// A core that does not exist.
     Core(nix::Error),
-    /// A working directory that cannot be entered.
-    Cwd(nix::Error),
 }
 
 impl From<NulError> for NotReady {
@@ -39,8 +39,7 @@ impl From<NulError> for NotReady {
 }
 
 impl Ready {
-    /// Where the program names no cores it gets init's own. Enters the program's working directory: every process that
-    /// init starts begins there, and none of them can move init.
+    /// Where the program names no cores it gets init's own.
     pub(super) fn new(program: Program, own_cores: CpuSet) -> Result<Self, NotReady> {
         if program.argv.is_empty() {
             return Err(NotReady::NoPath);
@@ -50,13 +49,22 @@ impl Ready {
             .into_iter()
             .map(CString::new)
             .collect::<Result<_, _>>()?;
-        let cwd = CString::new(program.cwd)?;
-        nix::unistd::chdir(cwd.as_c_str()).map_err(NotReady::Cwd)?;
         Ok(Self {
+            cwd: Some(CString::new(program.cwd)?),
             argv: Strings::new(argv),
             cores: affinity(&program.cores, own_cores).map_err(NotReady::Core)?,
             env: program.env.iter().map(variable).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Enters the program's working directory, once: every process that init starts begins there, and none of them can
+    /// move init. Not at bind, which may be told before the spawner has mounted the files.
+    pub(super) fn enter(&mut self) -> nix::Result<()> {
+        if let Some(cwd) = &self.cwd {
+            nix::unistd::chdir(cwd.as_c_str())?;
+            self.cwd = None;
+        }
+        Ok(())
     }
 
     /// The environment of one call, whose variables win.
