@@ -225,13 +225,16 @@ impl Output {
                 state.buffer.extend_from_slice(bytes);
                 Ok(())
             }
-            (None, Stream::Stdout) => Err(StreamError::Trap(OutputLimit.into())),
-            (None, Stream::Stderr) => {
+            // What fits is kept: who is told of the limit is also told that it was reached.
+            (None, stream) => {
                 let kept = usize::try_from(state.left)
                     .unwrap_or(usize::MAX)
                     .min(bytes.len());
                 state.left = 0;
                 state.buffer.extend_from_slice(&bytes[..kept]);
+                if stream == Stream::Stdout {
+                    return Err(StreamError::Trap(OutputLimit.into()));
+                }
                 Ok(())
             }
         }
