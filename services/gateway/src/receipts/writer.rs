@@ -8,7 +8,7 @@ use std::{
         mpsc::{self, Receiver, SyncSender},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hearth_pool::Receipt;
@@ -21,8 +21,7 @@ const WAITING_MAX: usize = 4096;
 /// Bytes of them: reached by long logs only.
 const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// How long the first of a batch waits for others. Also keeps a slow trickle of receipts from waking the thread, and
-/// thereby another core, for each.
+/// How long the first of a batch waits for others: a transaction costs far more than a row.
 const GATHER: Duration = Duration::from_millis(50);
 
 /// The way to the thread that writes receipts. Dropping it ends the thread, once all is written.
@@ -61,20 +60,27 @@ impl Writer {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a thread of its own, with no executor to block; waiting on the channel instead would wake it for each receipt"
-)]
+/// The first and what comes within [`GATHER`] of it.
+fn gather(first: Arc<Receipt>, receiver: &Receiver<Arc<Receipt>>) -> Vec<Arc<Receipt>> {
+    let deadline = Instant::now() + GATHER;
+    let mut batch = vec![first];
+    while batch.len() < WAITING_MAX {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match receiver.recv_timeout(left) {
+            Ok(receipt) => batch.push(receipt),
+            Err(_passed_or_ended) => break,
+        }
+    }
+    batch
+}
+
 fn write_all(
     history: &mut History,
     receiver: &Receiver<Arc<Receipt>>,
     waiting_bytes: &AtomicUsize,
 ) {
     while let Ok(first) = receiver.recv() {
-        std::thread::sleep(GATHER);
-        let batch: Vec<Arc<Receipt>> = std::iter::once(first)
-            .chain(receiver.try_iter().take(WAITING_MAX))
-            .collect();
+        let batch = gather(first, receiver);
         if let Err(source) = history.write_batch(&batch) {
             tracing::error!(error = %source, receipts = batch.len(), "cannot write receipts");
         }
