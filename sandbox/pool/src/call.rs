@@ -58,6 +58,8 @@ pub type HeadCheck = fn(&[u8]) -> Result<(), String>;
 pub struct Call {
     /// Its name in answers, logs and receipts.
     pub id: InvocationId,
+    /// When the head of its request had been read: the parse phase begins here.
+    pub begun: Instant,
     /// When its request had been read: the queue phase begins here.
     pub received: Instant,
     /// Variables of this call beside the target's (CGI/1.1 on `/fn` routes).

@@ -11,7 +11,7 @@ use tokio::{
 use crate::{
     Outcome, Start, Target, ThrottleLimit, native,
     outcome::RETRY_AFTER_S,
-    pool::{InspectError, Means, NO_ROOM, Pool},
+    pool::{InspectError, Made, Means, NO_ROOM, Pool},
     record::{Record, micros},
     room::Waited,
     roster::{Claim, Grant, Idle, Place, Roster, Turn},
@@ -67,7 +67,11 @@ async fn acquire(
         Grant::Turn(turn) => (Seat::Wasm(turn), Start::Warm),
         Grant::Place(place) => tokio::select! {
             // Boxed, as the native run is: every invocation's task would else carry the room of the longest path.
-            made = Box::pin(make(pool, shard, roster, place)) => made.map_err(not_started)?,
+            made = Box::pin(make(pool, shard, roster, place)) => {
+                let (seat, start, bind_us) = made.map_err(not_started)?;
+                record.phases.bind_us = bind_us;
+                (seat, start)
+            }
             () = record.output.closed() => return Err(Outcome::Cancelled),
         },
     };
@@ -100,26 +104,30 @@ async fn queue(
     }
 }
 
-/// Makes a sandbox, or takes one that became free while the host was full.
+/// Makes a sandbox, or takes one that became free while the host was full; with the microseconds that binding took.
 async fn make(
     pool: &Pool,
     shard: usize,
     roster: &Arc<Roster>,
     place: Place,
-) -> Result<(Seat, Start), StartError> {
+) -> Result<(Seat, Start, u64), StartError> {
     let target = &roster.target;
     let mut tries_left = BEGIN_TRIES_MAX;
     loop {
         let means = match pool.means(shard, target) {
             Some(means) => means,
             None => match wait_for_room(pool, shard, roster).await? {
-                Room::Own(seat) => return Ok((seat, Start::Warm)),
+                Room::Own(seat) => return Ok((seat, Start::Warm, 0)),
                 Room::Room(room) => Means::Room(room),
             },
         };
         tries_left -= 1;
         match pool.make(means, shard, target).await {
-            Ok(Some((sandbox, start))) => return Ok((seat(roster, sandbox, place, shard), start)),
+            Ok(Some(Made {
+                sandbox,
+                start,
+                bind_us,
+            })) => return Ok((seat(roster, sandbox, place, shard), start, bind_us)),
             // It died before it was bound: another may do.
             Ok(None) => tries_left += 1,
             // Asked again, the pool waits for the next spawner.
@@ -210,6 +218,7 @@ async fn run_native(
     let ended = std::mem::replace(&mut run.ended, native::Ended::Lost);
     let outcome = native::judge(ended, &idle, target, record).await;
     let outcome = record.answer(outcome);
+    record.replied().await;
     if let Some(idle) = native::settle(idle, run, &outcome, target, record).await {
         roster.give_back(idle);
         pool.room.note_idle();
@@ -237,6 +246,7 @@ async fn run_wasm(
         turn.settle_clean();
         pool.room.note_idle();
     }
+    record.replied().await;
     Some(outcome)
 }
 

@@ -20,8 +20,13 @@ use tokio::{
 use self::pipes::{Pipes, READ_BYTES_U32, Tap, write_more, write_now};
 pub(crate) use self::settle::settle;
 use crate::{
-    FailureCause, KillCause, Outcome, Target, channel::ChannelError, outcome::RETRY_AFTER_S,
-    output::Pushed, record::Record, reply::HOLD_BYTES, roster::Idle,
+    FailureCause, KillCause, Outcome, Target,
+    channel::ChannelError,
+    outcome::RETRY_AFTER_S,
+    output::Pushed,
+    record::{Record, micros},
+    reply::HOLD_BYTES,
+    roster::Idle,
 };
 
 /// How long a function runs before the runtime watches its pipes. Most are done by then and have written less than a pipe
@@ -102,6 +107,7 @@ pub(crate) async fn run(idle: &Idle, target: &Target, record: &mut Record) -> Ru
     if let Err(run) = begin(idle, target, record, theirs).await {
         return run;
     }
+    record.phases.start_us = micros(record.run_began);
     let feed =
         rest.and_then(|body| Some((pipe::Sender::from_owned_fd_unchecked(stdin).ok()?, body)));
     let mut watch = Watch {

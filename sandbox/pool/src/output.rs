@@ -214,9 +214,13 @@ mod tests {
     const FACTS: Facts = Facts {
         start: None,
         phases: Phases {
+            parse_us: 0,
             queue_us: 0,
             acquire_us: 0,
+            bind_us: 0,
             run_us: 0,
+            start_us: 0,
+            reply_us: 0,
             reset_us: 0,
         },
     };

@@ -19,7 +19,7 @@ use crate::{
     Call, Kind, Outcome, PoolConfig, Reply, Start, Target,
     invoke::drive,
     link::{Link, LinkError},
-    record::Record,
+    record::{Record, micros},
     refill::{Pace, keep_stocked},
     room::Room,
     roster::{Place, Roster},
@@ -282,7 +282,7 @@ impl Pool {
         means: Means,
         shard: usize,
         target: &Target,
-    ) -> Result<Option<(Sandbox, Start)>, StartError> {
+    ) -> Result<Option<Made>, StartError> {
         let core = self.core(shard);
         let (skeleton, start) = match means {
             Means::Skeleton(skeleton) => (skeleton, Start::Bound),
@@ -293,8 +293,13 @@ impl Pool {
             }
         };
         let death = Arc::clone(&skeleton.death);
+        let began = Instant::now();
         match skeleton.bind(target, core).await {
-            Ok(sandbox) => Ok(Some((sandbox, start))),
+            Ok(sandbox) => Ok(Some(Made {
+                sandbox,
+                start,
+                bind_us: micros(began),
+            })),
             Err(_) if start == Start::Bound && death.is_seen() => Ok(None),
             Err(error) => Err(error),
         }
@@ -363,6 +368,15 @@ impl Pool {
             .values()
             .find_map(|roster| Some((Arc::clone(roster), roster.claim_for_minimum()?)))
     }
+}
+
+/// A sandbox that was bound just now.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) start: Start,
+    /// How long binding took.
+    pub(crate) bind_us: u64,
 }
 
 /// What a sandbox can be made from.

@@ -122,17 +122,44 @@ impl Start {
     }
 }
 
-/// Where the time went, each in microseconds.
+/// Where the time went, each in microseconds. An invocation takes `parse`, `queue`, `acquire`, `run` and `reply`, one after the
+/// other; `bind` and `start` are parts of these, and `reset` is nobody's wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)] // receipts on disk may be older than a phase
 pub struct Phases {
+    /// From the request's head, read and taken apart, to the whole request.
+    pub parse_us: u64,
     /// Waiting for the function's turn.
     pub queue_us: u64,
     /// Getting a sandbox: none for a warm one, else bind, or create and bind.
     pub acquire_us: u64,
+    /// Of `acquire`: giving a skeleton its function.
+    pub bind_us: u64,
     /// From the start in the sandbox to the function's last byte.
     pub run_us: u64,
+    /// Of `run`: until the sandbox had been told (a process), or the call lay ready for its worker (an instance).
+    pub start_us: u64,
+    /// From the outcome to the answer on its way to the caller.
+    pub reply_us: u64,
     /// Cleaning the sandbox afterwards, after the answer.
     pub reset_us: u64,
+}
+
+impl Phases {
+    /// With their names, in order, for whoever lists them all.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 8] {
+        [
+            ("parse", self.parse_us),
+            ("queue", self.queue_us),
+            ("acquire", self.acquire_us),
+            ("bind", self.bind_us),
+            ("run", self.run_us),
+            ("start", self.start_us),
+            ("reply", self.reply_us),
+            ("reset", self.reset_us),
+        ]
+    }
 }
 
 /// What an invocation used.

@@ -49,7 +49,10 @@ impl Record {
             env: call.env,
             body: call.body,
             start: None,
-            phases: Phases::default(),
+            phases: Phases {
+                parse_us: micros_between(call.begun, call.received),
+                ..Phases::default()
+            },
             run_began: call.received,
             output: Output::new(reply, call.check, target.limits.response_bytes, waiting),
             log: LogCollector::new(call.received, target.limits.log_bytes),
@@ -87,6 +90,13 @@ impl Record {
         }
         let facts = self.facts();
         self.output.finish(outcome, facts)
+    }
+
+    /// Lets the answer go out first: it lies ready for another task of this thread.
+    pub(crate) async fn replied(&mut self) {
+        let began = Instant::now();
+        tokio::task::yield_now().await;
+        self.phases.reply_us = micros(began);
     }
 
     /// A limit was reached.
@@ -134,7 +144,12 @@ impl Record {
 
 /// Microseconds since `begun`.
 pub(crate) fn micros(begun: Instant) -> u64 {
-    u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+    micros_between(begun, Instant::now())
+}
+
+fn micros_between(begun: Instant, ended: Instant) -> u64 {
+    let duration = ended.saturating_duration_since(begun);
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Whole milliseconds.

@@ -26,8 +26,15 @@ const QUIET: Duration = Duration::from_millis(10);
 /// Under a steady stream of needs there is no such moment: this long after, the next one is made all the same.
 const QUIET_WAIT_MAX: Duration = Duration::from_millis(100);
 
+/// As above while some kind of sandbox is scarce: whoever comes when none is left waits for a whole making, which is worse than
+/// to be held up by one now and then.
+const QUIET_WAIT_SCARCE_MAX: Duration = Duration::from_millis(15);
+
 /// After each sandbox, the rest in multiples of the time that it took to make: on a busy host both grow.
 const REST_TIMES: u32 = 4;
+
+/// As above while some kind is scarce.
+const REST_TIMES_SCARCE: u32 = 1;
 
 /// The longest rest, where making took so long that something else must have been wrong.
 const REST_MAX: Duration = Duration::from_millis(100);
@@ -45,17 +52,17 @@ impl Pace {
     }
 
     /// Waits for a quiet moment, not for ever.
-    async fn quiet(&self) {
-        let began = Instant::now();
-        while let Some(rest) = self.unquiet(began, Instant::now()) {
+    async fn quiet(&self, wait_max: Duration) {
+        let until = Instant::now() + wait_max;
+        while let Some(rest) = self.unquiet(until, Instant::now()) {
             sleep(rest).await;
         }
     }
 
-    /// How long one who waits since `began` waits on before another look; none where the moment has come.
-    fn unquiet(&self, began: Instant, now: Instant) -> Option<Duration> {
+    /// How long one who waits `until` then at most waits on before another look; none where the moment has come.
+    fn unquiet(&self, until: Instant, now: Instant) -> Option<Duration> {
         let needed = *self.needed.lock().unwrap_or_else(PoisonError::into_inner);
-        let quiet_at = (needed? + QUIET).min(began + QUIET_WAIT_MAX);
+        let quiet_at = (needed? + QUIET).min(until);
         let rest = quiet_at.saturating_duration_since(now);
         (!rest.is_zero()).then_some(rest)
     }
@@ -66,11 +73,16 @@ pub(crate) async fn keep_stocked(pool: Arc<Pool>) {
     loop {
         pool.lacking.notified().await;
         loop {
-            pool.pace.quiet().await;
+            let (wait_max, rest_times) = if pool.stock.is_scarce() {
+                (QUIET_WAIT_SCARCE_MAX, REST_TIMES_SCARCE)
+            } else {
+                (QUIET_WAIT_MAX, REST_TIMES)
+            };
+            pool.pace.quiet(wait_max).await;
             let began = Instant::now();
             match make_one(&pool).await {
                 None => break,
-                Some(Ok(())) => sleep((began.elapsed() * REST_TIMES).min(REST_MAX)).await,
+                Some(Ok(())) => sleep((began.elapsed() * rest_times).min(REST_MAX)).await,
                 Some(Err(error)) => {
                     tracing::warn!(
                         step = error.step,
@@ -93,8 +105,8 @@ async fn make_one(pool: &Arc<Pool>) -> Option<Result<(), StartError>> {
         let made = pool.make(means, 0, &roster.target).await;
         roster.note_minimum(made.as_ref().map(|_| ()));
         return Some(made.map(|made| {
-            if let Some((sandbox, _)) = made {
-                crate::invoke::enter_idle(&roster, sandbox, place, 0);
+            if let Some(made) = made {
+                crate::invoke::enter_idle(&roster, made.sandbox, place, 0);
             }
         }));
     }
@@ -120,11 +132,11 @@ mod tests {
     fn skeletons_are_made_after_whoever_is_being_served_but_not_never() {
         let pace = Pace::default();
         let began = Instant::now();
-        assert_eq!(pace.unquiet(began, began), None, "nobody needs anything");
+        let until = began + QUIET_WAIT_MAX;
+        assert_eq!(pace.unquiet(until, began), None, "nobody needs anything");
         pace.note_need();
-        let rest = pace.unquiet(began, began).unwrap();
+        let rest = pace.unquiet(until, began).unwrap();
         assert!(rest <= QUIET + began.elapsed());
-        let later = began + QUIET_WAIT_MAX;
-        assert_eq!(pace.unquiet(began, later), None, "waited long enough");
+        assert_eq!(pace.unquiet(until, until), None, "waited long enough");
     }
 }

@@ -10,6 +10,9 @@ use hearth_protocol::spawner::{SandboxLimits, SkeletonSpec};
 
 use crate::sandbox::{Order, Skeleton};
 
+/// So few skeletons of a kind, ready or being made, are scarce.
+const SCARCE_MAX: usize = 1;
+
 /// Skeletons made ahead of need.
 #[derive(Debug, Default)]
 pub(crate) struct Stock {
@@ -59,6 +62,14 @@ impl Stock {
             }
         }
         None
+    }
+
+    /// Whether the next call or two for some kind would find none ready.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.shelves()
+            .by_spec
+            .values()
+            .any(|shelf| shelf.ready.len() + shelf.making as usize <= SCARCE_MAX)
     }
 
     /// The key that lacks the most, if any lacks one of `wanted`; it is then being made.

@@ -17,7 +17,7 @@ use crate::{
     FailureCause, KillCause, LimitHit, Outcome, Target, Usage, UsageSource,
     outcome::RETRY_AFTER_S,
     output::Pushed,
-    record::{Record, millis},
+    record::{Record, micros, millis},
     worker::{CallEnd, CallEvent, Told, Worker},
 };
 
@@ -85,6 +85,7 @@ async fn run_to_end(worker: &Arc<Worker>, target: &Target, record: &mut Record) 
     let Ok(mut call) = worker.call(request, first.clone()) else {
         return Ended::NotBegun;
     };
+    record.phases.start_us = micros(record.run_began);
     let ended = {
         let mut sending = std::pin::pin!(send_rest(worker, call.seq, body.slice(first.len()..)));
         let mut sent = false;

@@ -205,6 +205,7 @@ mod tests {
             acquire_us: 0,
             run_us: 1_500,
             reset_us: 9,
+            ..Phases::default()
         };
         assert_eq!(
             server_timing(&phases),

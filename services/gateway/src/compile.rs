@@ -70,9 +70,11 @@ pub(crate) fn target(tree: &TreeId, compilations_max: u32) -> Result<Arc<Target>
 /// [`RequestError::BadModule`] where the module is at fault, which includes that it takes too much to compile.
 pub(crate) async fn compile(shard: &Shard, module: Bytes) -> Result<Bytes, RequestError> {
     let app = &shard.app;
+    let received = Instant::now();
     let call = Call {
         id: InvocationId::new(),
-        received: Instant::now(),
+        begun: received,
+        received,
         env: Vec::new(),
         body: module,
         check: None,

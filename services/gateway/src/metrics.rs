@@ -224,13 +224,7 @@ impl Metrics {
         series.duration.observe(in_seconds(total_us));
         series.queue_wait.observe(in_seconds(phases.queue_us));
         if receipt.start.is_some() {
-            let parts = [
-                phases.queue_us,
-                phases.acquire_us,
-                phases.run_us,
-                phases.reset_us,
-            ];
-            for (histogram, micros) in series.phases.iter().zip(parts) {
+            for (histogram, (_, micros)) in series.phases.iter().zip(phases.named()) {
                 histogram.observe(in_seconds(micros));
             }
         }

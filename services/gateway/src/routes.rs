@@ -53,8 +53,8 @@ impl Routes {
     }
 
     async fn route(&self, mut request: Request<Incoming>, ends: Ends) -> Response {
-        // By hand, ahead of the router: its generality costs more than the rest of a trivial invocation's way through
-        // this crate (docs/performance.md).
+        // By hand, ahead of the router: its layers, each a boxed future and a clone, are most of what this crate costs a
+        // trivial invocation.
         if let Some(name) = params::invoked(request.uri().path()) {
             return match FunctionName::decode(name) {
                 Ok(name) => invoke(&self.shard, &name, request).await,
@@ -154,6 +154,7 @@ async fn run<B>(
 where
     B: HttpBody<Data = Bytes, Error: Display> + Unpin,
 {
+    let begun = Instant::now();
     let app = &shard.app;
     app.admission.opened(app.limits.queue_wait_max).await?;
     let function = app.registry.find(name)?;
@@ -165,7 +166,7 @@ where
         &app.timeouts,
     )
     .await?;
-    let call = contract.call(id, name, &parts, body.bytes)?;
+    let call = contract.call(id, begun, name, &parts, body.bytes)?;
     let permit = app.admission.admit(body.permit)?;
     let reply = app.pool.invoke(shard.index, &function.target, call).await;
     Ok(match contract {
@@ -178,6 +179,7 @@ impl Contract {
     fn call(
         &self,
         id: InvocationId,
+        begun: Instant,
         function: &SmallName,
         parts: &Parts,
         body: Bytes,
@@ -186,6 +188,7 @@ impl Contract {
         match self {
             Self::Plain => Ok(Call {
                 id,
+                begun,
                 received,
                 env: Vec::new(),
                 body,
@@ -202,6 +205,7 @@ impl Contract {
                 let env = cgi::environment(&request)?;
                 Ok(Call {
                     id,
+                    begun,
                     received,
                     env,
                     body,

@@ -42,8 +42,6 @@ pub(crate) async fn settle(
     target: &Target,
     record: &mut Record,
 ) -> Option<Idle> {
-    // The answer lies ready for another task of this thread: it goes first.
-    tokio::task::yield_now().await;
     let began = Instant::now();
     let counters = note_usage(&idle, record);
     let reusable = match outcome {

@@ -4,16 +4,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use hearth_pool::{Kind, OutcomeKind, Receipt, Start};
+use hearth_pool::{Kind, OutcomeKind, Phases, Receipt, Start};
 use prometheus::{Counter, Histogram, IntCounter};
 
 use super::Metrics;
 
 /// The label of functions beyond the configured number.
 const OTHER: &str = "other";
-
-/// The parts of an invocation's time, in the order of [`Series::phases`].
-const PHASES: [&str; 4] = ["queue", "acquire", "run", "reset"];
 
 /// The sorts of invocations that were seen, by function.
 #[derive(Debug)]
@@ -71,7 +68,8 @@ pub(super) struct Series {
     pub(super) invocations: IntCounter,
     pub(super) duration: Histogram,
     pub(super) queue_wait: Histogram,
-    pub(super) phases: [Histogram; PHASES.len()],
+    /// In the order of [`Phases::named`].
+    pub(super) phases: [Histogram; 8],
     pub(super) cpu_seconds: Counter,
 }
 
@@ -115,7 +113,9 @@ impl Series {
                 .with_label_values(&[function, kind, outcome, start]),
             duration: metrics.duration.with_label_values(&[function, kind, start]),
             queue_wait: metrics.queue_wait.with_label_values(&[function]),
-            phases: PHASES.map(|phase| metrics.phase.with_label_values(&[kind, phase])),
+            phases: Phases::default()
+                .named()
+                .map(|(phase, _)| metrics.phase.with_label_values(&[kind, phase])),
             cpu_seconds: metrics.cpu_seconds.with_label_values(&[function, kind]),
         }
     }

@@ -19,6 +19,7 @@ fn receipt(function: &str, start: Option<Start>, outcome: Outcome) -> Receipt {
             acquire_us: 0,
             run_us: 700,
             reset_us: 90,
+            ..Phases::default()
         },
         outcome,
         usage: Some(Usage {
