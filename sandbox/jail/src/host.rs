@@ -144,12 +144,12 @@ fn list(missing: &[Finding]) -> String {
 /// at once.
 #[must_use]
 pub fn survey() -> Survey {
-    let root = geteuid().is_root();
-    let mut findings = vec![kernel::version(), user(root)];
-    findings.extend(capabilities(root));
-    findings.extend(trials::namespaces(root));
+    let user = User::current();
+    let mut findings = vec![kernel::version(), who(user)];
+    findings.extend(capabilities(user));
+    findings.extend(trials::namespaces(user));
     findings.extend(kernel::cgroups());
-    findings.extend(trials::file_systems(root));
+    findings.extend(trials::file_systems(user));
     findings.extend(kernel::security_modules());
     findings.extend(kernel::seccomp());
     findings.extend(settings::risky());
@@ -216,9 +216,26 @@ pub const CONTAINER_OPTIONS: [&str; 3] = [
     "-v /sys/fs/cgroup:/sys/fs/cgroup:rw",
 ];
 
-fn user(root: bool) -> Finding {
+/// Who asks: what an ordinary user cannot do says nothing about the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum User {
+    Root,
+    Ordinary,
+}
+
+impl User {
+    fn current() -> Self {
+        if geteuid().is_root() {
+            Self::Root
+        } else {
+            Self::Ordinary
+        }
+    }
+}
+
+fn who(user: User) -> Finding {
     let finding = Finding::new(Area::Privilege, "user");
-    if root {
+    if user == User::Root {
         return finding.given("root");
     }
     finding
@@ -227,8 +244,8 @@ fn user(root: bool) -> Finding {
 }
 
 /// One finding per capability; of an ordinary user none, because root brings them all.
-fn capabilities(root: bool) -> Vec<Finding> {
-    if !root {
+fn capabilities(user: User) -> Vec<Finding> {
+    if user == User::Ordinary {
         return Vec::new();
     }
     let held = sys::privilege::capabilities().map_or(0, |sets| sets.effective);

@@ -7,14 +7,14 @@ use nix::{
     sys::wait::{WaitStatus, waitpid},
 };
 
-use super::{Area, Finding};
+use super::{Area, Finding, User};
 use crate::{
     namespace,
     sys::{self, clone::Cloned},
 };
 
 /// Each of the eight namespaces, by making one.
-pub(super) fn namespaces(root: bool) -> Vec<Finding> {
+pub(super) fn namespaces(user: User) -> Vec<Finding> {
     let flags = [
         CloneFlags::CLONE_NEWUSER,
         CloneFlags::CLONE_NEWPID,
@@ -28,7 +28,7 @@ pub(super) fn namespaces(root: bool) -> Vec<Finding> {
     let tried = namespace::NAMES.iter().zip(flags);
     // Of an ordinary user only the user namespace says something about the host: the others take root.
     tried
-        .filter(|(_, flag)| root || *flag == CloneFlags::CLONE_NEWUSER)
+        .filter(|(_, flag)| user == User::Root || *flag == CloneFlags::CLONE_NEWUSER)
         .map(|(name, flag)| {
             let finding = Finding::new(Area::Namespaces, format!("{name} namespace"));
             match in_child(|| unshare(flag)) {
@@ -62,8 +62,8 @@ fn remedy(flag: CloneFlags, errno: Errno) -> String {
 }
 
 /// The new mount API, and the file systems that a sandbox is made of or may ask for.
-pub(super) fn file_systems(root: bool) -> Vec<Finding> {
-    if !root {
+pub(super) fn file_systems(user: User) -> Vec<Finding> {
+    if user == User::Ordinary {
         return Vec::new();
     }
     let tmpfs = Finding::new(Area::Files, "tmpfs by fsopen(2)");
