@@ -32,7 +32,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CpuSet, sched_setaffinity},
     sys::signal::{SigSet, Signal},
-    unistd::{Pid, read, setsid},
+    unistd::{Gid, Pid, Uid, read, setsid},
 };
 
 use crate::{
@@ -44,6 +44,7 @@ use crate::{
     namespace, privilege, rlimit, rootfs, seccomp,
     sys::{self, program::Strings},
     verify,
+    walls::{Wall, Walls, raise, stands},
 };
 
 /// Descriptors that the first process is left with, by number.
@@ -101,12 +102,12 @@ pub(crate) struct Plan<'a> {
 
 /// The child's whole life before exec. Never returns: what it still shares with the spawner's code, destructors and
 /// buffers, must not run here.
-pub(crate) fn child(plan: &Plan<'_>) -> ! {
+pub(crate) fn child<W: Walls>(plan: &Plan<'_>) -> ! {
     // Until `keep_only` has moved it, the setup socket has the number that the spawner gave it.
-    match arrive(plan) {
+    match arrive::<W>(plan) {
         Err(failure) => report(plan.setup.as_fd(), &failure),
         Ok(()) => {
-            let Err(failure) = walls(plan);
+            let Err(failure) = walls::<W>(plan);
             report(borrowed(numbers::SETUP), &failure);
         }
     }
@@ -117,54 +118,69 @@ pub(crate) fn child(plan: &Plan<'_>) -> ! {
 const EXIT_NO_SANDBOX: i32 = 125;
 
 /// What has to happen while the spawner's descriptors are still open.
-fn arrive(plan: &Plan<'_>) -> Result<(), Failure> {
+fn arrive<W: Walls>(plan: &Plan<'_>) -> Result<(), Failure> {
     // First: all that follows, kernel memory of mounts and namespaces included, is charged to the sandbox.
-    cgroup::enter(plan.tasks)?;
+    raise::<W, _>(Wall::Cgroup, || cgroup::enter(plan.tasks))?;
     // Before the first open: the spawner's descriptors (other sandboxes' sockets, the data directory) end here.
     keep_only(plan)
 }
 
-/// Walls go up from the outside in. Moving a line breaks what its comment names.
-fn walls(plan: &Plan<'_>) -> Result<Infallible, Failure> {
+/// Walls go up from the outside in. Moving a line breaks what its comment names. `W` is [`crate::walls::Every`] but in
+/// test-only executables.
+fn walls<W: Walls>(plan: &Plan<'_>) -> Result<Infallible, Failure> {
     // Signals to the monitor's process group or terminal stop at the spawner.
     setsid().map_err(at("begin a session"))?;
     unblock_signals()?;
     // As the host's root, in a mount namespace that the host's user namespace owns: proc can be mounted even where the
     // host's own is masked, device nodes can be made, and nobody inside can undo any of it.
-    rootfs::enter(plan.base, &plan.scratch)?;
+    rootfs::enter::<W>(plan.base, &plan.scratch)?;
     // Needs the sandbox's own /dev/null: the host's would be a file of the host.
     silence_stdio()?;
     // Needs CAP_NET_ADMIN and CAP_SYS_ADMIN over namespaces that the user namespace to come does not own.
-    namespace::furnish()?;
+    namespace::furnish::<W>()?;
     // Before the uid changes: a hard limit is set by whoever holds it, once.
-    rlimit::install()?;
+    raise::<W, _>(Wall::Rlimits, rlimit::install)?;
     // Before Landlock and seccomp, which leave only its own affinity to a process, but any core.
     pin(plan.core)?;
     // After the cgroups were entered: this moment's cgroup becomes the root that the sandbox sees.
-    namespace::unshare_cgroup()?;
+    raise::<W, _>(Wall::CgroupNamespace, namespace::unshare_cgroup)?;
     // The last namespace: what came before is not owned by it, so full capabilities in it would open none of them.
-    namespace::unshare_user()?;
+    raise::<W, _>(Wall::UserNamespace, namespace::unshare_user)?;
     // The maps can be written from outside only, and without them there is no uid to take.
-    await_maps()?;
+    raise::<W, _>(Wall::UserNamespace, await_maps)?;
     // From here on the process is the sandbox's user. Needs CAP_SETUID in the new user namespace.
     privilege::keep_capabilities()?;
-    privilege::become_user(Ids::inside_uid(), Ids::inside_gid())?;
+    let (uid, gid) = user::<W>(plan);
+    raise::<W, _>(Wall::Credentials, || privilege::become_user(uid, gid))?;
     // After the uid change, which needs what is given up here.
-    privilege::renounce()?;
+    raise::<W, _>(Wall::Capabilities, privilege::renounce)?;
     // After the last credential change: each one clears both of these.
     privilege::hide_memory()?;
     privilege::die_with_parent(Signal::SIGKILL)?;
     // Only now is the parent's death noticed; if it happened before, its end of the setup socket is closed.
     parent_lives()?;
     // Before Landlock and seccomp, whose answers would hide whether these walls stand by themselves.
-    verify::before_seccomp(plan.base)?;
+    verify::before_seccomp::<W>(plan.base, uid)?;
     // Needs no_new_privs. Before seccomp, whose profile lacks the calls that make a ruleset.
-    restrict_paths(plan)?;
-    verify::landlock()?;
+    raise::<W, _>(Wall::Landlock, || restrict_paths(plan))?;
+    raise::<W, _>(Wall::Landlock, verify::landlock)?;
     // Last: half of the calls above are forbidden by it.
-    seccomp::install(plan.filter).map_err(|_refused| broken("install the system call filter"))?;
-    verify::seccomp()?;
+    raise::<W, _>(Wall::Seccomp, || filter_calls(plan))?;
+    raise::<W, _>(Wall::Seccomp, verify::seccomp)?;
     Err(become_init(plan))
+}
+
+/// The sandbox's user, as the process itself has to name it.
+fn user<W: Walls>(plan: &Plan<'_>) -> (Uid, Gid) {
+    if stands::<W>(Wall::UserNamespace) {
+        return (Ids::inside_uid(), Ids::inside_gid());
+    }
+    let outside = plan.scratch.ids.user;
+    (Uid::from_raw(outside), Gid::from_raw(outside))
+}
+
+fn filter_calls(plan: &Plan<'_>) -> Result<(), Failure> {
+    seccomp::install(plan.filter).map_err(|_refused| broken("install the system call filter"))
 }
 
 /// The images lie outside the sandbox's tree, so Landlock has to be told of them by descriptor.

@@ -6,6 +6,7 @@
 //! * [`host`]: what this host and this user can give, and what is missing;
 //! * [`instance`]: the data directory's lock, the instance's id and uid block, the sweep of what an earlier run left;
 //! * [`spawner::run`] with [`spawner::SpawnerConfig`]: the spawner's whole life, serving one gateway socket;
+//! * [`spawner::run_without`] with [`walls::Walls`]: the same with walls left out, for test-only executables;
 //! * [`gateway_jail::enter`]: the gateway's own walls, before it reads a byte;
 //! * [`bases`] and [`trees`]: file trees, content-addressed and root-owned;
 //! * [`init::run`]: PID 1 of a sandbox, called by the binary `hearth-init` only.
@@ -23,6 +24,7 @@ pub mod host;
 pub mod init;
 pub mod instance;
 pub mod spawner;
+pub mod walls;
 
 pub mod bases;
 pub mod trees;

@@ -9,15 +9,22 @@ use nix::{
 use crate::{
     failure::{Failure, at},
     sys,
+    walls::{Wall, Walls, raise, stands},
 };
 
 /// Made by the clone, as real root: owned by the host's user namespace, so that no process inside has power over any of
 /// them, whatever it does to its own user namespace.
-pub(crate) const WITH_CLONE: libc::c_int = libc::CLONE_NEWPID
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS;
+pub(crate) fn with_clone<W: Walls>() -> libc::c_int {
+    let chosen = WITH_CLONE.iter().filter(|(wall, _)| stands::<W>(*wall));
+    chosen.fold(libc::CLONE_NEWNS, |flags, (_, flag)| flags | flag)
+}
+
+const WITH_CLONE: [(Wall, libc::c_int); 4] = [
+    (Wall::PidNamespace, libc::CLONE_NEWPID),
+    (Wall::NetworkNamespace, libc::CLONE_NEWNET),
+    (Wall::IpcNamespace, libc::CLONE_NEWIPC),
+    (Wall::UtsNamespace, libc::CLONE_NEWUTS),
+];
 
 /// All eight, as `/proc/PID/ns` names them.
 pub(crate) const NAMES: [&str; 8] = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup", "time"];
@@ -26,9 +33,10 @@ pub(crate) const NAMES: [&str; 8] = ["user", "pid", "mnt", "net", "ipc", "uts", 
 const HOST_NAME: &str = "sandbox";
 
 /// `lo` is up, and the host's name is not to be read.
-pub(crate) fn furnish() -> Result<(), Failure> {
-    sys::network::loopback_up().map_err(at("bring lo up"))?;
-    sethostname(HOST_NAME).map_err(at("set the host name"))
+pub(crate) fn furnish<W: Walls>() -> Result<(), Failure> {
+    raise::<W, _>(Wall::NetworkNamespace, sys::network::loopback_up).map_err(at("bring lo up"))?;
+    // Without a namespace it would be the host that is renamed.
+    raise::<W, _>(Wall::UtsNamespace, || sethostname(HOST_NAME)).map_err(at("set the host name"))
 }
 
 /// Only after the process is in its cgroups: the namespace's root is the cgroup of this moment, and an earlier one

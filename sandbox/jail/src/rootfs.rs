@@ -22,26 +22,35 @@ use crate::{
     failure::{Failure, at},
     mounts::Scratch,
     sys,
+    walls::{Wall, Walls, raise, stands},
 };
 
 /// Makes `base` the root of the calling process's mount namespace, with everything above, and leaves no way back to the
 /// old one. The namespace must be private (the spawner's is, and a copy of it is).
-pub(crate) fn enter(base: &CStr, scratch: &Scratch) -> Result<(), Failure> {
-    mount_base(base)?;
+pub(crate) fn enter<W: Walls>(base: &CStr, scratch: &Scratch) -> Result<(), Failure> {
+    mount_base::<W>(base)?;
     chdir(base).map_err(at("enter the base tree"))?;
     mount_proc()?;
     fill_dev()?;
     mount_scratch(scratch)?;
-    // Puts the old root on top of the new one, which saves a directory for it; then it is taken away.
-    pivot_root(".", ".").map_err(at("pivot into the base tree"))?;
-    umount2(".", MntFlags::MNT_DETACH).map_err(at("detach the old root"))?;
+    pivot::<W>()?;
     chdir("/").map_err(at("enter the new root"))
 }
 
-fn mount_base(base: &CStr) -> Result<(), Failure> {
+fn pivot<W: Walls>() -> Result<(), Failure> {
+    if !stands::<W>(Wall::Root) {
+        return pivot_root(".", "var").map_err(at("pivot into the base tree"));
+    }
+    // Puts the old root on top of the new one, which saves a directory for it; then it is taken away.
+    pivot_root(".", ".").map_err(at("pivot into the base tree"))?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(at("detach the old root"))
+}
+
+fn mount_base<W: Walls>(base: &CStr) -> Result<(), Failure> {
     let copy = sys::mount::copy_of(base).map_err(at("copy the base tree's mount"))?;
     let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-    sys::mount::restrict(&copy, attributes).map_err(at("make the base tree read-only"))?;
+    raise::<W, _>(Wall::MountFlags, || sys::mount::restrict(&copy, attributes))
+        .map_err(at("make the base tree read-only"))?;
     // pivot_root(2) wants a mount point: the copy is mounted over the directory it came from, in this namespace only.
     sys::mount::attach(&copy, base).map_err(at("mount the base tree"))
 }

@@ -15,6 +15,7 @@
 //! destroyed first. When it is killed itself, every sandbox dies with it by PDEATHSIG, and the next start sweeps.
 
 mod bind;
+mod build;
 mod commit;
 mod create;
 mod destroy;
@@ -60,7 +61,9 @@ use crate::{
     seccomp::{self, SeccompError},
     sys::program::Strings,
     trees::Store,
+    walls::{self, Every, Walls},
 };
+use build::Build;
 use commit::Commits;
 use create::Create;
 use events::Poller;
@@ -155,11 +158,34 @@ fn at(step: &'static str) -> impl Fn(Errno) -> SpawnerError {
 /// # Errors
 /// [`SpawnerError`]; the caller must end the process then, which ends every sandbox.
 pub fn run(config: &SpawnerConfig, gateway: OwnedFd) -> Result<Ended, SpawnerError> {
+    run_building(config, gateway, Build::of::<Every>())
+}
+
+/// As [`run`], with walls left out, and says so on stderr. For test-only executables: what is compiled into an
+/// executable that does not call this puts up every wall.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_without<W: Walls>(
+    config: &SpawnerConfig,
+    gateway: OwnedFd,
+) -> Result<Ended, SpawnerError> {
+    let line = format!("{}: {:?}\n", walls::MARKER, W::LEFT_OUT);
+    // Where stderr is gone, so is the reader.
+    let _unread = std::io::stderr().write_all(line.as_bytes());
+    run_building(config, gateway, Build::of::<W>())
+}
+
+fn run_building(
+    config: &SpawnerConfig,
+    gateway: OwnedFd,
+    build: Build,
+) -> Result<Ended, SpawnerError> {
     refuse_threads()?;
     end_with_monitor(config.monitor)?;
     rlimit::open_many_files()
         .map_err(|failure| at("raise the limit of open files")(failure.errno))?;
-    let mut spawner = Spawner::new(config, gateway)?;
+    let mut spawner = Spawner::new(config, gateway, build)?;
     let outcome = spawner.serve();
     // Without this the directories stay until the next start's sweep; sandboxes are gone or die with this process.
     spawner.parts.cgroups.remove();
@@ -179,6 +205,7 @@ struct Parts {
     init_argv: Strings,
     resident_argv: Strings,
     filters: Filters,
+    build: Build,
 }
 
 /// The compiled profiles.
@@ -202,9 +229,9 @@ struct Spawner {
 }
 
 impl Spawner {
-    fn new(config: &SpawnerConfig, gateway: OwnedFd) -> Result<Self, SpawnerError> {
+    fn new(config: &SpawnerConfig, gateway: OwnedFd, build: Build) -> Result<Self, SpawnerError> {
         let signals = take_signals()?;
-        let parts = Parts::new(config)?;
+        let parts = Parts::new(config, build)?;
         let poller = Poller::new(gateway.as_fd(), signals.as_fd()).map_err(at("make an epoll"))?;
         let table = Table::new(config.ids, config.sandboxes_max);
         let mut spawner = Self {
@@ -237,7 +264,7 @@ impl Spawner {
 }
 
 impl Parts {
-    fn new(config: &SpawnerConfig) -> Result<Self, SpawnerError> {
+    fn new(config: &SpawnerConfig, build: Build) -> Result<Self, SpawnerError> {
         let possible = config.ids.pairs();
         if possible < config.sandboxes_max {
             return Err(SpawnerError::TooManySandboxes {
@@ -276,6 +303,7 @@ impl Parts {
                 default: seccomp::compile(seccomp::Profile::Default)?,
                 resident: seccomp::compile(seccomp::Profile::Resident)?,
             },
+            build,
         })
     }
 }

@@ -7,6 +7,7 @@ use std::ffi::CStr;
 
 use nix::{
     errno::Errno,
+    fcntl::{OFlag, open},
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::{
@@ -20,49 +21,51 @@ use crate::{
     failure::{Failure, at, broken, io_at},
     idmap::Ids,
     privilege, rlimit, rootfs, sys,
+    walls::{Wall, Walls, raise, stands},
 };
 
-/// The walls that seccomp would hide, pushed on before it is installed.
-pub(crate) fn before_seccomp(base: &CStr) -> Result<(), Failure> {
-    let wall = |name, holds| if holds { Ok(()) } else { Err(broken(name)) };
-    wall("keep capabilities away", privilege::has_no_capability()?)?;
-    wall(
-        "keep root away",
-        sys::privilege::try_become_root() == Err(Errno::EPERM),
-    )?;
-    let no_new_privs = prctl::get_no_new_privs().map_err(at("read no_new_privs"))?;
-    wall("keep no_new_privs", no_new_privs)?;
-    wall(
-        "keep core dumps and tracers away",
-        prctl::get_dumpable() == Ok(false),
-    )?;
-    wall(
-        "keep the sandbox's uid",
-        Uid::current() == Ids::inside_uid(),
-    )?;
-    wall("keep resource limits", rlimit::hold()?)?;
-    let proc = mount(
-        Some("proc"),
-        "/scratch/tmp",
-        Some("proc"),
-        MsFlags::empty(),
-        None::<&str>,
-    );
-    wall("keep mounts away", proc == Err(Errno::EPERM))?;
-    wall(
-        "keep namespaces away",
-        unshare(CloneFlags::CLONE_NEWNS) == Err(Errno::EPERM),
-    )?;
-    wall("keep the host's files away", rootfs::is_closed(base)?)?;
-    let file = nix::fcntl::open(
-        "/intruder",
-        nix::fcntl::OFlag::O_CREAT | nix::fcntl::OFlag::O_WRONLY,
-        Mode::S_IRUSR,
-    );
-    wall(
-        "keep the root read-only",
-        matches!(file, Err(Errno::EROFS | Errno::EACCES)),
-    )
+/// The walls that seccomp would hide, pushed on before it is installed; `user` is who the process has become. Each push
+/// with the wall that it is made on: without that wall it could succeed, and must not be tried.
+pub(crate) fn before_seccomp<W: Walls>(base: &CStr, user: Uid) -> Result<(), Failure> {
+    push::<W>(Wall::Capabilities, "keep capabilities away", || {
+        privilege::has_no_capability()
+    })?;
+    push::<W>(Wall::Capabilities, "keep root away", || {
+        Ok(sys::privilege::try_become_root() == Err(Errno::EPERM))
+    })?;
+    push::<W>(Wall::Capabilities, "keep no_new_privs", || {
+        prctl::get_no_new_privs().map_err(at("read no_new_privs"))
+    })?;
+    if prctl::get_dumpable() != Ok(false) {
+        return Err(broken("keep core dumps and tracers away"));
+    }
+    push::<W>(Wall::Credentials, "keep the sandbox's uid", || {
+        Ok(Uid::current() == user)
+    })?;
+    push::<W>(Wall::Rlimits, "keep resource limits", rlimit::hold)?;
+    push::<W>(Wall::Capabilities, "keep mounts away", || {
+        let (proc, none) = (Some("proc"), MsFlags::empty());
+        Ok(mount(proc, "/scratch/tmp", proc, none, None::<&str>) == Err(Errno::EPERM))
+    })?;
+    push::<W>(Wall::Capabilities, "keep namespaces away", || {
+        Ok(unshare(CloneFlags::CLONE_NEWNS) == Err(Errno::EPERM))
+    })?;
+    push::<W>(Wall::Root, "keep the host's files away", || {
+        rootfs::is_closed(base)
+    })?;
+    push::<W>(Wall::MountFlags, "keep the root read-only", || {
+        let write = OFlag::O_CREAT | OFlag::O_WRONLY;
+        let file = open("/intruder", write, Mode::S_IRUSR);
+        Ok(matches!(file, Err(Errno::EROFS | Errno::EACCES)))
+    })
+}
+
+fn push<W: Walls>(
+    wall: Wall,
+    name: &'static str,
+    holds: impl FnOnce() -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    raise::<W, _>(wall, || if holds()? { Ok(()) } else { Err(broken(name)) })
 }
 
 /// Landlock refuses a device node with EACCES before the kernel looks at CAP_MKNOD, which would be EPERM.
@@ -87,25 +90,29 @@ pub(crate) fn seccomp() -> Result<(), Failure> {
 }
 
 /// What `/proc/PID/status` must say of init, read by the spawner.
-pub(crate) fn from_outside(init: Pid, ids: Ids) -> Result<(), Failure> {
+pub(crate) fn from_outside<W: Walls>(init: Pid, ids: Ids) -> Result<(), Failure> {
     let status = std::fs::read_to_string(format!("/proc/{init}/status"))
         .map_err(io_at("read init's status"))?;
     let user = ids.user.to_string();
-    for (field, expected) in [
-        ("NoNewPrivs", "1"),
-        ("Seccomp", "2"),
-        ("CapInh", NO_CAPABILITY),
-        ("CapPrm", NO_CAPABILITY),
-        ("CapEff", NO_CAPABILITY),
-        ("CapBnd", NO_CAPABILITY),
-        ("CapAmb", NO_CAPABILITY),
-        ("Uid", &user),
-        ("Gid", &user),
+    for (wall, field, expected) in [
+        (Wall::Capabilities, "NoNewPrivs", "1"),
+        (Wall::Seccomp, "Seccomp", "2"),
+        (Wall::Capabilities, "CapInh", NO_CAPABILITY),
+        (Wall::Capabilities, "CapPrm", NO_CAPABILITY),
+        (Wall::Capabilities, "CapEff", NO_CAPABILITY),
+        (Wall::Capabilities, "CapBnd", NO_CAPABILITY),
+        (Wall::Capabilities, "CapAmb", NO_CAPABILITY),
+        (Wall::Credentials, "Uid", &user),
+        (Wall::Credentials, "Gid", &user),
+        (Wall::Credentials, "Groups", ""),
     ] {
+        if !stands::<W>(wall) {
+            continue;
+        }
         let mut values = field_of(&status, field)
             .ok_or_else(|| broken("read init's status"))?
             .split_whitespace();
-        // Uid and Gid have four values, all of which must be the sandbox's own.
+        // Uid and Gid have four values, all of which must be the sandbox's own; Groups must have none.
         if !values.all(|value| value == expected) {
             return Err(Failure {
                 step: format!("keep {field} at {expected}").into(),
@@ -113,10 +120,7 @@ pub(crate) fn from_outside(init: Pid, ids: Ids) -> Result<(), Failure> {
             });
         }
     }
-    match field_of(&status, "Groups").map(str::trim) {
-        Some("") => Ok(()),
-        _ => Err(broken("keep supplementary groups away")),
-    }
+    Ok(())
 }
 
 const NO_CAPABILITY: &str = "0000000000000000";

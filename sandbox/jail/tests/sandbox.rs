@@ -14,6 +14,8 @@ mod ends;
 mod gateway;
 #[path = "sandbox/hostile_gateway.rs"]
 mod hostile_gateway;
+#[path = "sandbox/left_out.rs"]
+mod left_out;
 #[path = "sandbox/limits.rs"]
 mod limits;
 #[path = "sandbox/timing.rs"]

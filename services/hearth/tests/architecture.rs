@@ -253,6 +253,36 @@ fn each_library_is_used_by_its_owner_only() {
     }
 }
 
+/// Only what instantiates `run_without` can leave a wall out, and whatever does carries the marker: a test of the jail
+/// finds it in the test-only executable.
+#[test]
+fn hearth_cannot_leave_a_wall_out() {
+    let image = fs::read(env!("CARGO_BIN_EXE_hearth")).unwrap();
+    let holds = |text: &[u8]| image.windows(text.len()).any(|window| window == text);
+    assert!(!holds(hearth_jail::walls::MARKER.as_bytes()));
+    // What it does hold can be found: the name of its spawner's last step.
+    assert!(holds(b"execute init"));
+    for (file, text) in all_sources() {
+        let named = code_lines(&text).any(|line| {
+            line.contains("run_without")
+                || line.contains("Walls for")
+                || line.contains("const LEFT_OUT")
+        });
+        let may = [
+            "src/walls.rs",
+            "src/spawner.rs",
+            "examples/price_of_walls/variants.rs",
+        ];
+        let may = may
+            .iter()
+            .any(|place| file == format!("sandbox/jail/{place}"));
+        assert!(
+            !named || may || is_this_file(&file),
+            "{file} leaves walls out"
+        );
+    }
+}
+
 #[test]
 fn unsafe_code_has_two_addresses() {
     // Functions are programs that Hearth runs: hostile ones are unsafe by trade.

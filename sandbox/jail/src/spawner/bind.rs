@@ -61,9 +61,7 @@ impl Spawner {
         let before = std::mem::replace(&mut sandbox.limits, *wanted);
         let scratch = Scratch::new(wanted, sandbox.ids);
         let resized = (scratch != Scratch::new(&before, sandbox.ids)).then_some(&scratch);
-        let bound = sandbox
-            .cgroup
-            .limit(wanted, Some(&before))
+        let bound = (self.parts.build.limit)(&sandbox.cgroup, wanted, Some(&before))
             .and_then(|()| mounts::bind(sandbox.pidfd.as_fd(), &self.parts.home, mounted, resized));
         if let Err(failure) = bound {
             self.destroy(id, Cause::Destroyed);

@@ -22,14 +22,11 @@ use super::{
 };
 use crate::{
     cgroup::{self, SandboxCgroup},
-    clock,
     enter::{self, MAPS_WRITTEN, Plan, says},
     failure::{Failure, at},
     idmap::Ids,
     mounts::Scratch,
-    namespace, seccomp, socket,
-    sys::clone::{Cloned, fork_into},
-    verify,
+    seccomp, socket,
 };
 
 /// From the clone to init's word; usually 2 ms. Passing it means that the host is out of memory or worse.
@@ -171,7 +168,7 @@ impl Spawner {
                 socket::send(starting.setup.as_fd(), &[MAPS_WRITTEN], &[])
                     .map_err(at("answer the sandbox"))
             }),
-            Some(&says::UP) => verify::from_outside(*pid, *ids).and_then(|()| self.announce(id)),
+            Some(&says::UP) => (self.parts.build.look)(*pid, *ids).and_then(|()| self.announce(id)),
             Some(_) => {
                 Err(enter::read_report(said).unwrap_or_else(|| refused("understand the sandbox")))
             }
@@ -287,8 +284,7 @@ fn start(
 ) -> Result<Sandbox, Failure> {
     let cgroup = parts.cgroups.create(id)?;
     // Before its first process: there is no moment without them.
-    let started = cgroup
-        .limit(&order.limits, None)
+    let started = (parts.build.limit)(&cgroup, &order.limits, None)
         .and_then(|()| start_in(parts, order, ids, &cgroup));
     match started {
         Ok(Started {
@@ -363,17 +359,12 @@ fn start_in(
         filter: order.filter,
         core: order.core,
     };
-    clock::unshare_for_children()?;
-    match fork_into(namespace::WITH_CLONE, cgroup.unified())
-        .map_err(at("clone the first process"))?
-    {
-        Cloned::Child => enter::child(&plan),
-        Cloned::Parent { pid, pidfd } => Ok(Started {
-            pid,
-            pidfd,
-            setup,
-            control,
-            oom,
-        }),
-    }
+    let (pid, pidfd) = (parts.build.clone)(&plan, cgroup.unified())?;
+    Ok(Started {
+        pid,
+        pidfd,
+        setup,
+        control,
+        oom,
+    })
 }

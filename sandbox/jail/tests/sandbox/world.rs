@@ -60,7 +60,10 @@ pub(crate) struct Programs {
 pub(crate) fn programs() -> &'static Programs {
     static BUILT: OnceLock<Programs> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        // As CARGO_TARGET_TMPDIR, which is set for tests only, and an example includes this file, too.
+        let this = std::env::current_exe().unwrap();
+        let temporary = this.ancestors().nth(3).unwrap().join("tmp");
+        fs::create_dir_all(&temporary).unwrap();
         // A directory of its own: the outer cargo holds the lock of the shared one.
         let images = temporary.join("images");
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
@@ -126,14 +129,22 @@ impl World {
     }
 
     pub(crate) fn with_sandboxes_max(sandboxes_max: u32) -> Self {
-        Self::start(sandboxes_max, &["static"])
+        let spawner = Command::new(example("lone_spawner"));
+        Self::start(spawner, sandboxes_max, &["static"])
     }
 
     pub(crate) fn with_bases(names: &[&str]) -> Self {
-        Self::start(64, names)
+        Self::start(Command::new(example("lone_spawner")), 64, names)
     }
 
-    fn start(sandboxes_max: u32, base_names: &[&str]) -> Self {
+    /// With every wall, without the one of this name, or with none: what `price_of_walls` can build.
+    pub(crate) fn with_walls(name: &str) -> Self {
+        let mut spawner = Command::new(example("price_of_walls"));
+        spawner.args(["spawner", name]);
+        Self::start(spawner, 64, &["static"])
+    }
+
+    fn start(mut spawner: Command, sandboxes_max: u32, base_names: &[&str]) -> Self {
         let programs = programs();
         let temporary = tempfile::tempdir().unwrap();
         let data_dir = DataDir::open(&temporary.path().join("data")).unwrap();
@@ -151,7 +162,7 @@ impl World {
         let init = image("init", &fs::read(&programs.init).unwrap());
         let resident = image("resident", &programs.probe);
         let (ours, theirs) = pair();
-        let spawner = Command::new(example("lone_spawner"))
+        let spawner = spawner
             .args([data_dir.path().as_os_str(), data_dir.instance().as_ref()])
             .arg(ids.block.first.to_string())
             .args([init, resident])

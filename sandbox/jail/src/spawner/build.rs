@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The steps of the spawner that depend on which walls go up, compiled for one choice of them.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use hearth_protocol::spawner::SandboxLimits;
+use nix::unistd::Pid;
+
+use crate::{
+    cgroup::SandboxCgroup,
+    clock,
+    enter::{self, Plan},
+    failure::{Failure, at},
+    idmap::Ids,
+    namespace,
+    sys::clone::{Cloned, fork_into},
+    verify,
+    walls::{self, Wall, Walls, raise, stands},
+};
+
+/// A sandbox's first process.
+type First = (Pid, OwnedFd);
+
+/// One choice of walls.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Build {
+    /// Makes the first process, in its namespaces and its v2 cgroup.
+    pub(super) clone: fn(&Plan<'_>, Option<BorrowedFd<'_>>) -> Result<First, Failure>,
+    /// Sets the limits; those of before, where there were any.
+    pub(super) limit:
+        fn(&SandboxCgroup, &SandboxLimits, Option<&SandboxLimits>) -> Result<(), Failure>,
+    /// Looks at init from outside before the skeleton is handed out.
+    pub(super) look: fn(Pid, Ids) -> Result<(), Failure>,
+}
+
+impl Build {
+    pub(super) fn of<W: Walls>() -> Self {
+        const { walls::assert_harmless::<W>() }
+        Self {
+            clone: clone::<W>,
+            limit: limit::<W>,
+            look: verify::from_outside::<W>,
+        }
+    }
+}
+
+fn clone<W: Walls>(plan: &Plan<'_>, unified: Option<BorrowedFd<'_>>) -> Result<First, Failure> {
+    raise::<W, _>(Wall::TimeNamespace, clock::unshare_for_children)?;
+    let unified = unified.filter(|_| stands::<W>(Wall::Cgroup));
+    let cloned = fork_into(namespace::with_clone::<W>(), unified);
+    match cloned.map_err(at("clone the first process"))? {
+        Cloned::Child => enter::child::<W>(plan),
+        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
+    }
+}
+
+fn limit<W: Walls>(
+    cgroup: &SandboxCgroup,
+    limits: &SandboxLimits,
+    before: Option<&SandboxLimits>,
+) -> Result<(), Failure> {
+    raise::<W, _>(Wall::CgroupLimits, || cgroup.limit(limits, before))
+}
