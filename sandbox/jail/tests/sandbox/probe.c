@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -161,6 +162,7 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "echo")) { char buffer[65536]; ssize_t n; while (0 < (n = read(0, buffer, sizeof buffer))) write(1, buffer, n); return 0; }
     if (!strcmp(what, "walls")) return walls();
     if (!strcmp(what, "about")) return about();
+    if (!strcmp(what, "terminal")) { char settings[64]; return answer("terminal", ioctl(open("/dev/zero", O_RDONLY), 0x5401 /* TCGETS */, settings)); }
     if (!strcmp(what, "cat")) return cat(argv[2]);
     if (!strcmp(what, "list")) return list(argv[2]);
     if (!strcmp(what, "write")) return try_write(argv[2]);
