@@ -3,7 +3,7 @@
 
 use std::{error::Error, path::PathBuf};
 
-use hearth_jail::{instance::IdBlock, host, spawner::SpawnerConfig};
+use hearth_jail::{host, instance::IdBlock, spawner::SpawnerConfig};
 
 pub(crate) fn read(arguments: &[String]) -> Result<SpawnerConfig, Box<dyn Error>> {
     let [data_dir, instance, first, init, resident, sandboxes_max] = arguments else {
