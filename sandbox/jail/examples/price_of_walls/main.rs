@@ -6,7 +6,8 @@
 //!
 //! A round takes each sandbox in turn, and makes some calls back to back in it and in one with every wall, so that
 //! whatever else the machine does falls on both; all run on one core. Compared is within such a pair, and the median of
-//! the rounds is printed. Without `--program`, a static executable that is the tests' probe copies stdin to stdout.
+//! the rounds is printed; the first line holds every wall against every wall, and shows how exact that is. Without
+//! `--program`, a static executable that is the tests' probe copies stdin to stdout.
 //!
 //! `price_of_walls spawner NAME …` is the spawner of one of them, as `lone_spawner`; the tests use it, too.
 #![expect(
@@ -216,11 +217,11 @@ fn report(choices: &[Choice], wanted: &Wanted) {
     );
     println!(
         "{:<18} {:>8} {:>8} {:>7} {:>8} {:>8} {:>7}",
-        "without", "every us", "us", "share", "CPU us", "CPU us", "share"
+        "left out", "every us", "us", "share", "CPU us", "CPU us", "share"
     );
     let mut lines = Vec::new();
     for choice in choices {
-        let name = &choice.called.name;
+        let name = label(&choice.called.name);
         let (every, these) = (
             choice.median(|every, _| every.wall),
             choice.median(|_, these| these.wall),
@@ -243,7 +244,7 @@ fn report(choices: &[Choice], wanted: &Wanted) {
             println!();
         }
         lines.push(serde_json::json!({
-            "without": name, "every_us": every, "us": these, "share": share,
+            "left_out": name, "every_us": every, "us": these, "share": share,
             "every_cpu_us": cpu.0, "cpu_us": cpu.1,
         }));
     }
@@ -251,4 +252,14 @@ fn report(choices: &[Choice], wanted: &Wanted) {
         "{}",
         serde_json::json!({ "rounds": rounds, "runs": runs, "choices": lines })
     );
+}
+
+/// What is left out, in words.
+fn label(choice: &str) -> &str {
+    match choice {
+        variants::EVERY => "(nothing)",
+        variants::NONE_COUNTED => "(all but three)",
+        variants::NONE => "(all but two)",
+        wall => wall,
+    }
 }
