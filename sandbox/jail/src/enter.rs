@@ -44,7 +44,7 @@ use crate::{
     namespace, privilege, rlimit, rootfs, seccomp,
     sys::{self, program::Strings},
     verify,
-    walls::{Wall, Walls, raise, stands},
+    walls::{Raise, Wall, Walls},
 };
 
 /// Descriptors that the first process is left with, by number.
@@ -120,7 +120,7 @@ const EXIT_NO_SANDBOX: i32 = 125;
 /// What has to happen while the spawner's descriptors are still open.
 fn arrive<W: Walls>(plan: &Plan<'_>) -> Result<(), Failure> {
     // First: all that follows, kernel memory of mounts and namespaces included, is charged to the sandbox.
-    raise::<W, _>(Wall::Cgroup, || cgroup::enter(plan.tasks))?;
+    W::raise(Wall::Cgroup, || cgroup::enter(plan.tasks))?;
     // Before the first open: the spawner's descriptors (other sandboxes' sockets, the data directory) end here.
     keep_only(plan)
 }
@@ -139,21 +139,21 @@ fn walls<W: Walls>(plan: &Plan<'_>) -> Result<Infallible, Failure> {
     // Needs CAP_NET_ADMIN and CAP_SYS_ADMIN over namespaces that the user namespace to come does not own.
     namespace::furnish::<W>()?;
     // Before the uid changes: a hard limit is set by whoever holds it, once.
-    raise::<W, _>(Wall::Rlimits, rlimit::install)?;
+    W::raise(Wall::Rlimits, rlimit::install)?;
     // Before Landlock and seccomp, which leave only its own affinity to a process, but any core.
     pin(plan.core)?;
     // After the cgroups were entered: this moment's cgroup becomes the root that the sandbox sees.
-    raise::<W, _>(Wall::CgroupNamespace, namespace::unshare_cgroup)?;
+    W::raise(Wall::CgroupNamespace, namespace::unshare_cgroup)?;
     // The last namespace: what came before is not owned by it, so full capabilities in it would open none of them.
-    raise::<W, _>(Wall::UserNamespace, namespace::unshare_user)?;
+    W::raise(Wall::UserNamespace, namespace::unshare_user)?;
     // The maps can be written from outside only, and without them there is no uid to take.
-    raise::<W, _>(Wall::UserNamespace, await_maps)?;
+    W::raise(Wall::UserNamespace, await_maps)?;
     // From here on the process is the sandbox's user. Needs CAP_SETUID in the new user namespace.
     privilege::keep_capabilities()?;
     let (uid, gid) = user::<W>(plan);
-    raise::<W, _>(Wall::Credentials, || privilege::become_user(uid, gid))?;
+    W::raise(Wall::Credentials, || privilege::become_user(uid, gid))?;
     // After the uid change, which needs what is given up here.
-    raise::<W, _>(Wall::Capabilities, privilege::renounce)?;
+    W::raise(Wall::Capabilities, privilege::renounce)?;
     // After the last credential change: each one clears both of these.
     privilege::hide_memory()?;
     privilege::die_with_parent(Signal::SIGKILL)?;
@@ -162,17 +162,17 @@ fn walls<W: Walls>(plan: &Plan<'_>) -> Result<Infallible, Failure> {
     // Before Landlock and seccomp, whose answers would hide whether these walls stand by themselves.
     verify::before_seccomp::<W>(plan.base, uid)?;
     // Needs no_new_privs. Before seccomp, whose profile lacks the calls that make a ruleset.
-    raise::<W, _>(Wall::Landlock, || restrict_paths(plan))?;
-    raise::<W, _>(Wall::Landlock, verify::landlock)?;
+    W::raise(Wall::Landlock, || restrict_paths(plan))?;
+    W::raise(Wall::Landlock, verify::landlock)?;
     // Last: half of the calls above are forbidden by it.
-    raise::<W, _>(Wall::Seccomp, || filter_calls(plan))?;
-    raise::<W, _>(Wall::Seccomp, verify::seccomp)?;
+    W::raise(Wall::Seccomp, || filter_calls(plan))?;
+    W::raise(Wall::Seccomp, verify::seccomp)?;
     Err(become_init(plan))
 }
 
 /// The sandbox's user, as the process itself has to name it.
 fn user<W: Walls>(plan: &Plan<'_>) -> (Uid, Gid) {
-    if stands::<W>(Wall::UserNamespace) {
+    if W::stands(Wall::UserNamespace) {
         return (Ids::inside_uid(), Ids::inside_gid());
     }
     let outside = plan.scratch.ids.user;

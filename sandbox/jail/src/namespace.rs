@@ -9,13 +9,13 @@ use nix::{
 use crate::{
     failure::{Failure, at},
     sys,
-    walls::{Wall, Walls, raise, stands},
+    walls::{Raise, Wall, Walls},
 };
 
 /// Made by the clone, as real root: owned by the host's user namespace, so that no process inside has power over any of
 /// them, whatever it does to its own user namespace.
 pub(crate) fn with_clone<W: Walls>() -> libc::c_int {
-    let chosen = WITH_CLONE.iter().filter(|(wall, _)| stands::<W>(*wall));
+    let chosen = WITH_CLONE.iter().filter(|(wall, _)| W::stands(*wall));
     chosen.fold(libc::CLONE_NEWNS, |flags, (_, flag)| flags | flag)
 }
 
@@ -34,9 +34,9 @@ const HOST_NAME: &str = "sandbox";
 
 /// `lo` is up, and the host's name is not to be read.
 pub(crate) fn furnish<W: Walls>() -> Result<(), Failure> {
-    raise::<W, _>(Wall::NetworkNamespace, sys::network::loopback_up).map_err(at("bring lo up"))?;
+    W::raise(Wall::NetworkNamespace, sys::network::loopback_up).map_err(at("bring lo up"))?;
     // Without a namespace it would be the host that is renamed.
-    raise::<W, _>(Wall::UtsNamespace, || sethostname(HOST_NAME)).map_err(at("set the host name"))
+    W::raise(Wall::UtsNamespace, || sethostname(HOST_NAME)).map_err(at("set the host name"))
 }
 
 /// Only after the process is in its cgroups: the namespace's root is the cgroup of this moment, and an earlier one

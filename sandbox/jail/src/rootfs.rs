@@ -22,7 +22,7 @@ use crate::{
     failure::{Failure, at},
     mounts::Scratch,
     sys,
-    walls::{Wall, Walls, raise, stands},
+    walls::{Raise, Wall, Walls},
 };
 
 /// Makes `base` the root of the calling process's mount namespace, with everything above, and leaves no way back to the
@@ -38,7 +38,7 @@ pub(crate) fn enter<W: Walls>(base: &CStr, scratch: &Scratch) -> Result<(), Fail
 }
 
 fn pivot<W: Walls>() -> Result<(), Failure> {
-    if !stands::<W>(Wall::Root) {
+    if !W::stands(Wall::Root) {
         return pivot_root(".", "var").map_err(at("pivot into the base tree"));
     }
     // Puts the old root on top of the new one, which saves a directory for it; then it is taken away.
@@ -49,7 +49,7 @@ fn pivot<W: Walls>() -> Result<(), Failure> {
 fn mount_base<W: Walls>(base: &CStr) -> Result<(), Failure> {
     let copy = sys::mount::copy_of(base).map_err(at("copy the base tree's mount"))?;
     let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-    raise::<W, _>(Wall::MountFlags, || sys::mount::restrict(&copy, attributes))
+    W::raise(Wall::MountFlags, || sys::mount::restrict(&copy, attributes))
         .map_err(at("make the base tree read-only"))?;
     // pivot_root(2) wants a mount point: the copy is mounted over the directory it came from, in this namespace only.
     sys::mount::attach(&copy, base).map_err(at("mount the base tree"))

@@ -21,7 +21,7 @@ use crate::{
     failure::{Failure, at, broken, io_at},
     idmap::Ids,
     privilege, rlimit, rootfs, sys,
-    walls::{Wall, Walls, raise, stands},
+    walls::{Raise, Wall, Walls},
 };
 
 /// The walls that seccomp would hide, pushed on before it is installed; `user` is who the process has become. Each push
@@ -65,7 +65,7 @@ fn push<W: Walls>(
     name: &'static str,
     holds: impl FnOnce() -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
-    raise::<W, _>(wall, || if holds()? { Ok(()) } else { Err(broken(name)) })
+    W::raise(wall, || if holds()? { Ok(()) } else { Err(broken(name)) })
 }
 
 /// Landlock refuses a device node with EACCES before the kernel looks at CAP_MKNOD, which would be EPERM.
@@ -106,7 +106,7 @@ pub(crate) fn from_outside<W: Walls>(init: Pid, ids: Ids) -> Result<(), Failure>
         (Wall::Credentials, "Gid", &user),
         (Wall::Credentials, "Groups", ""),
     ] {
-        if !stands::<W>(wall) {
+        if !W::stands(wall) {
             continue;
         }
         let mut values = field_of(&status, field)

@@ -87,10 +87,9 @@ impl Walls for Every {
 /// Said on stderr by a spawner that leaves walls out. An executable that does not hold this text cannot do it.
 pub const MARKER: &str = "hearth-jail: WALLS LEFT OUT, FOR TESTS ONLY";
 
-/// Whether a wall is among those chosen.
-pub(crate) const fn stands<W: Walls>(wall: Wall) -> bool {
-    let mut index = 0;
+const fn stands<W: Walls>(wall: Wall) -> bool {
     // `contains` is not for constants.
+    let mut index = 0;
     while index < W::LEFT_OUT.len() {
         if W::LEFT_OUT[index] as u8 == wall as u8 {
             return false;
@@ -100,13 +99,20 @@ pub(crate) const fn stands<W: Walls>(wall: Wall) -> bool {
     true
 }
 
-/// Takes the step that puts up a wall, where that wall is among those chosen.
-pub(crate) fn raise<W: Walls, E>(
-    wall: Wall,
-    step: impl FnOnce() -> Result<(), E>,
-) -> Result<(), E> {
-    if stands::<W>(wall) { step() } else { Ok(()) }
+/// How the steps ask. Not a part of [`Walls`], so that no choice can answer for itself.
+pub(crate) trait Raise: Walls + Sized {
+    /// Whether a wall is among those chosen.
+    fn stands(wall: Wall) -> bool {
+        stands::<Self>(wall)
+    }
+
+    /// Takes the step that puts up a wall, or pushes on it, where that wall is among those chosen.
+    fn raise<E>(wall: Wall, step: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        if Self::stands(wall) { step() } else { Ok(()) }
+    }
 }
+
+impl<W: Walls> Raise for W {}
 
 /// Does not compile for a choice that could harm the host. After each call init signals every process that it may: it
 /// must have either a pid namespace around it, or a user to whom nobody else's process belongs. And who keeps root's

@@ -15,7 +15,7 @@ use crate::{
     namespace,
     sys::clone::{Cloned, fork_into},
     verify,
-    walls::{self, Wall, Walls, raise, stands},
+    walls::{self, Raise, Wall, Walls},
 };
 
 /// A sandbox's first process.
@@ -45,8 +45,8 @@ impl Build {
 }
 
 fn clone<W: Walls>(plan: &Plan<'_>, unified: Option<BorrowedFd<'_>>) -> Result<First, Failure> {
-    raise::<W, _>(Wall::TimeNamespace, clock::unshare_for_children)?;
-    let unified = unified.filter(|_| stands::<W>(Wall::Cgroup));
+    W::raise(Wall::TimeNamespace, clock::unshare_for_children)?;
+    let unified = unified.filter(|_| W::stands(Wall::Cgroup));
     let cloned = fork_into(namespace::with_clone::<W>(), unified);
     match cloned.map_err(at("clone the first process"))? {
         Cloned::Child => enter::child::<W>(plan),
@@ -59,5 +59,5 @@ fn limit<W: Walls>(
     limits: &SandboxLimits,
     before: Option<&SandboxLimits>,
 ) -> Result<(), Failure> {
-    raise::<W, _>(Wall::CgroupLimits, || cgroup.limit(limits, before))
+    W::raise(Wall::CgroupLimits, || cgroup.limit(limits, before))
 }
