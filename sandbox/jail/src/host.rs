@@ -315,31 +315,3 @@ impl Finding {
         self
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whatever_is_not_as_it_should_be_comes_with_a_remedy() {
-        for finding in survey().findings {
-            assert_eq!(
-                finding.fix.is_none(),
-                finding.verdict == Verdict::Given,
-                "{finding:?}"
-            );
-            assert!(!finding.found.is_empty(), "{finding:?}");
-        }
-    }
-
-    #[test]
-    fn a_host_that_lacks_anything_needed_is_refused_with_all_of_it() {
-        let survey = survey();
-        let missing = survey.missing().count();
-        assert_eq!(survey.level == Level::Refused, 0 < missing, "{survey:?}");
-        assert_eq!(
-            check().map_err(|refusal| refusal.missing.len()).err(),
-            (0 < missing).then_some(missing)
-        );
-    }
-}

@@ -53,8 +53,7 @@ impl Routes {
     }
 
     async fn route(&self, mut request: Request<Incoming>, ends: Ends) -> Response {
-        // By hand, ahead of the router: its layers, each a boxed future and a clone, are most of what this crate costs a
-        // trivial invocation.
+        // By hand, ahead of the router, whose layers cost a boxed future and a clone each.
         if let Some(name) = params::invoked(request.uri().path()) {
             return match FunctionName::decode(name) {
                 Ok(name) => invoke(&self.shard, &name, request).await,

@@ -9,8 +9,8 @@ use nix::sys::utsname::uname;
 use super::{Area, Finding};
 use crate::{cgroup, landlock, sys};
 
-/// The oldest kernel with everything that has no substitute: cgroup.kill is of 5.14 (SECURITY.md, the host statement).
-const VERSION_MIN: (u32, u32) = (5, 14);
+/// The oldest kernel that is promised to do (SECURITY.md); what has no substitute, cgroup.kill, is of 5.14.
+const VERSION_MIN: (u32, u32) = (5, 15);
 
 /// The Landlock ABI from which abstract sockets and signals are scoped (landlock(7): ABI 6, Linux 6.12).
 const LANDLOCK_SCOPES_ABI: u32 = 6;
@@ -111,7 +111,7 @@ pub(super) fn seccomp() -> Vec<Finding> {
             Ok(()) => finding.given("available"),
             Err(errno) => finding
                 .missing(format!("not available: {}", errno.desc()))
-                .fix("use a kernel with CONFIG_SECCOMP_FILTER, Linux 5.14 or later"),
+                .fix("use a kernel with CONFIG_SECCOMP_FILTER, Linux 5.15 or later"),
         }
     };
     actions.into_iter().map(finding_of).collect()

@@ -47,7 +47,7 @@ const CLONE_NEWTIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTI
 fn remedy(flag: CloneFlags, errno: Errno) -> String {
     match errno {
         Errno::EINVAL | Errno::ENOSYS => {
-            "use a distribution's kernel, Linux 5.14 or later".to_owned()
+            "use a distribution's kernel, Linux 5.15 or later".to_owned()
         }
         // user_namespaces(7), and the sysctls by which distributions restrict them.
         Errno::ENOSPC => "sysctl user.max_user_namespaces=16384".to_owned(),
@@ -71,7 +71,7 @@ pub(super) fn file_systems(user: User) -> Vec<Finding> {
         Ok(()) => tmpfs.given("can be made"),
         Err(errno) => tmpfs
             .missing(format!("cannot be made: {}", errno.desc()))
-            .fix("Linux 5.14 or later; in a container: --cap-add SYS_ADMIN --security-opt seccomp=unconfined"),
+            .fix("Linux 5.15 or later; in a container: --cap-add SYS_ADMIN --security-opt seccomp=unconfined"),
     };
     let proc = Finding::new(Area::Files, "a new proc");
     let proc = match in_child(|| {

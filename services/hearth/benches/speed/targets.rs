@@ -73,15 +73,15 @@ impl Target {
 pub(crate) const ELSEWHERE: [(&str, &str); 3] = [
     (
         "hop between gateway and worker ≤ 15 µs on one core",
-        "an executable of its own, see docs/performance.md",
+        "taskset -c 1 cargo bench -p hearth-wasm",
     ),
     (
         "wasm instance creation, call and drop ≤ 15 µs",
-        "an executable of its own, see docs/performance.md",
+        "taskset -c 1 cargo bench -p hearth-wasm",
     ),
     (
         "price of all walls, warm ≤ 5 % of throughput",
-        "a test-only executable that can leave walls out, see docs/performance.md",
+        "cargo run --release -p hearth-jail --example price_of_walls",
     ),
 ];
 
