@@ -39,11 +39,12 @@ impl Walls for AsFewAsPossible {
         Wall::Capabilities,
         Wall::Root,
         Wall::MountFlags,
-        Wall::Cgroup,
         Wall::CgroupLimits,
         Wall::Rlimits,
         Wall::Landlock,
         Wall::Seccomp,
+        // Last: `NoneCounted` keeps it.
+        Wall::Cgroup,
     ];
 }
 
@@ -51,21 +52,10 @@ impl Walls for AsFewAsPossible {
 struct NoneCounted;
 
 impl Walls for NoneCounted {
-    const LEFT_OUT: &'static [Wall] = &[
-        Wall::NetworkNamespace,
-        Wall::IpcNamespace,
-        Wall::UtsNamespace,
-        Wall::TimeNamespace,
-        Wall::CgroupNamespace,
-        Wall::UserNamespace,
-        Wall::Capabilities,
-        Wall::Root,
-        Wall::MountFlags,
-        Wall::CgroupLimits,
-        Wall::Rlimits,
-        Wall::Landlock,
-        Wall::Seccomp,
-    ];
+    const LEFT_OUT: &'static [Wall] = match AsFewAsPossible::LEFT_OUT.split_last() {
+        Some((_cgroup, others)) => others,
+        None => &[],
+    };
 }
 
 const ALONE: [Run; Wall::ALL.len()] = [
