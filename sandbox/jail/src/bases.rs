@@ -29,6 +29,12 @@ const MOUNT_POINTS: [&str; 4] = ["proc", "dev", "function", "scratch/tmp"];
 /// The writable places that programs expect all lead to the one scratch mount. (`/dev/shm` too; `/dev` is not the base's.)
 const LINKS: [(&str, &str); 2] = [("tmp", "scratch/tmp"), ("var/tmp", "../scratch/tmp")];
 
+/// Writable by the owner, who is root and needs no such bit, because a sandbox with a writable root is shown the tree as its
+/// user's. Everywhere else the mounts are read-only.
+const FILE_MODE: u32 = 0o644;
+const PROGRAM_MODE: u32 = 0o755;
+const DIRECTORY_MODE: u32 = 0o755;
+
 /// The bases that Hearth makes itself.
 pub const BUILT_IN: [&str; 2] = ["static", "minimal"];
 
@@ -97,7 +103,7 @@ pub fn ensure(
     progress: &mut dyn FnMut(&str),
 ) -> Result<PathBuf, BaseError> {
     let path = bases.join(name.as_str());
-    if path.is_dir() {
+    if is_finished(&path) {
         return Ok(path);
     }
     if !BUILT_IN.contains(&name.as_str()) {
@@ -114,11 +120,19 @@ pub fn ensure(
         minimal::fill(&mut tree, progress)?;
     }
     finish(&making)?;
+    if path.is_dir() {
+        crate::trees::delete_whole(&path).map_err(at("replace", &path))?;
+    }
     fs::rename(&making, &path).map_err(at("store", &path))?;
     File::open(bases)
         .and_then(|directory| directory.sync_all())
         .map_err(at("flush", bases))?;
     Ok(path)
+}
+
+/// Whether it is there with the modes of today; earlier versions made bases that nobody could write to, whoever it belonged to.
+fn is_finished(base: &Path) -> bool {
+    fs::metadata(base).is_ok_and(|root| root.is_dir() && root.mode() & 0o7777 == DIRECTORY_MODE)
 }
 
 /// The bases that exist, by name.
@@ -166,7 +180,7 @@ impl<'a> Tree<'a> {
         let path = self.root.join(path);
         DirBuilder::new()
             .recursive(true)
-            .mode(0o755)
+            .mode(DIRECTORY_MODE)
             .create(&path)
             .map_err(at("make directory", &path))
     }
@@ -183,7 +197,7 @@ impl<'a> Tree<'a> {
         self.directory_above(path)?;
         let path = self.root.join(path);
         fs::write(&path, content).map_err(at("write", &path))?;
-        set_mode(&path, 0o444)
+        set_mode(&path, FILE_MODE)
     }
 
     /// A copy of a file of the host, with a mode of ours.
@@ -217,11 +231,11 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), BaseError> {
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(at("set mode of", path))
 }
 
-/// Takes the write bits from the directories, checks every entry, and flushes.
+/// Sets the directories' modes, checks every entry, and flushes.
 fn finish(root: &Path) -> Result<(), BaseError> {
     let mut pending = vec![root.to_owned()];
     while let Some(directory) = pending.pop() {
-        set_mode(&directory, 0o555)?;
+        set_mode(&directory, DIRECTORY_MODE)?;
         for entry in fs::read_dir(&directory).map_err(at("list", &directory))? {
             let path = entry.map_err(at("list", &directory))?.path();
             let metadata = fs::symlink_metadata(&path).map_err(at("inspect", &path))?;
@@ -260,8 +274,8 @@ fn check_entry(root: &Path, path: &Path, metadata: &fs::Metadata) -> Result<(), 
         return Err(bad("it has another name"));
     }
     match metadata.mode() & 0o7777 {
-        0o444 | 0o555 => Ok(()),
-        _ => Err(bad("it is writable, closed or set-id")),
+        FILE_MODE | PROGRAM_MODE => Ok(()),
+        _ => Err(bad("others could write it, or it is closed or set-id")),
     }
 }
 

@@ -27,6 +27,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
 };
 
+use hearth_protocol::spawner::Root;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -58,6 +59,8 @@ pub(crate) mod numbers {
     pub(super) const IMAGE: RawFd = 5;
     /// The resident program's image, where there is one.
     pub(crate) const RESIDENT: RawFd = 6;
+    /// How a writable root shows the base's owners; closed by exec. No resident program has such a root.
+    pub(super) const OWNERS: RawFd = RESIDENT;
     /// From here on nothing is open.
     pub(super) const FIRST_FREE: u32 = 7;
 }
@@ -80,6 +83,8 @@ pub(crate) const MAPS_WRITTEN: u8 = b'G';
 pub(crate) struct Plan<'a> {
     /// The base tree's directory.
     pub(crate) base: &'a CStr,
+    /// For a root that can be written: the user namespace that says whose the base's files are then.
+    pub(crate) owners: Option<BorrowedFd<'a>>,
     /// The size of scratch until the sandbox is bound.
     pub(crate) scratch: Scratch,
     /// The v1 `tasks` files of its cgroups.
@@ -98,6 +103,15 @@ pub(crate) struct Plan<'a> {
     pub(crate) filter: &'a seccomp::Program,
     /// Where every process of the sandbox begins.
     pub(crate) core: Option<u16>,
+}
+
+impl Plan<'_> {
+    fn root(&self) -> Root {
+        match self.owners {
+            Some(_) => Root::Writable,
+            None => Root::ReadOnly,
+        }
+    }
 }
 
 /// The child's whole life before exec. Never returns: what it still shares with the spawner's code, destructors and
@@ -133,7 +147,8 @@ fn walls<W: Walls>(plan: &Plan<'_>) -> Result<Infallible, Failure> {
     unblock_signals()?;
     // As the host's root, in a mount namespace that the host's user namespace owns: proc can be mounted even where the
     // host's own is masked, device nodes can be made, and nobody inside can undo any of it.
-    rootfs::enter::<W>(plan.base, &plan.scratch)?;
+    let owners = plan.owners.map(|_| borrowed(numbers::OWNERS));
+    rootfs::enter::<W>(plan.base, &plan.scratch, owners)?;
     // Needs the sandbox's own /dev/null: the host's would be a file of the host.
     silence_stdio()?;
     // Needs CAP_NET_ADMIN and CAP_SYS_ADMIN over namespaces that the user namespace to come does not own.
@@ -160,7 +175,7 @@ fn walls<W: Walls>(plan: &Plan<'_>) -> Result<Infallible, Failure> {
     // Only now is the parent's death noticed; if it happened before, its end of the setup socket is closed.
     parent_lives()?;
     // Before Landlock and seccomp, whose answers would hide whether these walls stand by themselves.
-    verify::before_seccomp::<W>(plan.base, uid)?;
+    verify::before_seccomp::<W>(plan.base, plan.root(), uid)?;
     // Needs no_new_privs. Before seccomp, whose profile lacks the calls that make a ruleset.
     W::raise(Wall::Landlock, || restrict_paths(plan))?;
     W::raise(Wall::Landlock, verify::landlock)?;
@@ -189,8 +204,12 @@ fn restrict_paths(plan: &Plan<'_>) -> Result<(), Failure> {
     if plan.resident.is_some() {
         images.push(borrowed(numbers::RESIDENT));
     }
-    landlock::restrict(landlock::Rules::Sandbox { images: &images })
-        .map_err(|_refused| broken("restrict paths by Landlock"))
+    let root = plan.root();
+    landlock::restrict(landlock::Rules::Sandbox {
+        images: &images,
+        root,
+    })
+    .map_err(|_refused| broken("restrict paths by Landlock"))
 }
 
 fn borrowed(number: RawFd) -> BorrowedFd<'static> {
@@ -205,6 +224,7 @@ fn keep_only(plan: &Plan<'_>) -> Result<(), Failure> {
         (plan.image, numbers::IMAGE),
     ];
     wanted.extend(plan.resident.map(|image| (image, numbers::RESIDENT)));
+    wanted.extend(plan.owners.map(|owners| (owners, numbers::OWNERS)));
     // Through copies above all target numbers: a source may lie on another's target.
     let mut copies = Vec::with_capacity(wanted.len());
     for (fd, number) in wanted {
@@ -216,12 +236,16 @@ fn keep_only(plan: &Plan<'_>) -> Result<(), Failure> {
     }
     // The copies' owners are forgotten, not dropped: their numbers are closed by the range below.
     std::mem::forget(copies);
-    let first_unused = if plan.resident.is_some() {
+    let first_unused = if plan.resident.or(plan.owners).is_some() {
         numbers::FIRST_FREE
     } else {
         numbers::RESIDENT.cast_unsigned()
     };
     sys::fds::close_from(first_unused).map_err(at("close the spawner's descriptors"))?;
+    if plan.owners.is_some() {
+        sys::fds::close_on_exec(borrowed(numbers::OWNERS))
+            .map_err(at("close the owners' namespace on exec"))?;
+    }
     sys::fds::close_on_exec(borrowed(numbers::IMAGE)).map_err(at("close the image on exec"))
 }
 

@@ -3,12 +3,19 @@
 //! every process has. Outside each sandbox has a pair of its own, so that nothing counted per uid (pipe pages,
 //! inotify instances, keys) is shared between tenants.
 
-use std::fs;
+use std::{fs, os::fd::OwnedFd};
 
 use hearth_protocol::isolation::IdMapLine;
-use nix::unistd::{Gid, Pid, Uid};
+use nix::{
+    sys::wait::waitpid,
+    unistd::{Gid, Pid, Uid, read},
+};
 
-use crate::failure::{Failure, io_at};
+use crate::{
+    failure::{Failure, at, io_at},
+    socket,
+    sys::clone::{Cloned, exit_now, fork_into},
+};
 
 /// The uid and gid of every process inside, as seen inside.
 pub(crate) const INSIDE: u32 = 1000;
@@ -57,5 +64,36 @@ impl Ids {
         let lines = format!("0 {} 1\n{INSIDE} {} 1\n", self.root, self.user);
         fs::write(format!("/proc/{pid}/uid_map"), &lines).map_err(io_at("write the uid map"))?;
         fs::write(format!("/proc/{pid}/gid_map"), &lines).map_err(io_at("write the gid map"))
+    }
+
+    /// A user namespace for an idmapped mount that shows what is root's as the sandbox's user's. No process is left in it.
+    pub(crate) fn owner_of_all(self) -> Result<OwnedFd, Failure> {
+        let (ours, theirs) = socket::pair().map_err(at("make a socket"))?;
+        let step = "make the owners' user namespace";
+        match fork_into(libc::CLONE_NEWUSER, None).map_err(at(step))? {
+            Cloned::Child => {
+                // Or it would wait for itself. The end comes when the spawner closes its own end, or dies.
+                drop(ours);
+                let _end = read(&theirs, &mut [0]);
+                exit_now(0)
+            }
+            Cloned::Parent { pid, .. } => {
+                let namespace = self.map_root_to_user(pid);
+                drop(ours);
+                waitpid(pid, None).map_err(at(step))?;
+                namespace
+            }
+        }
+    }
+
+    fn map_root_to_user(self, pid: Pid) -> Result<OwnedFd, Failure> {
+        let line = format!("0 {} 1\n", self.user);
+        for file in ["uid_map", "gid_map"] {
+            fs::write(format!("/proc/{pid}/{file}"), &line)
+                .map_err(io_at("write the owners' map"))?;
+        }
+        fs::File::open(format!("/proc/{pid}/ns/user"))
+            .map(OwnedFd::from)
+            .map_err(io_at("open the owners' user namespace"))
     }
 }

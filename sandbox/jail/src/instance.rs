@@ -8,6 +8,7 @@
 //! DATA/ids       the first host id that the last run used, so that the next one asks for the same
 //! DATA/key       the management key (written by the executable)
 //! DATA/images/ trees/ bases/   root's, read-only for everybody else
+//! DATA/nothing/  empty for ever: the second layer of mounts that need two
 //! DATA/state/    the gateway's own
 //! ```
 //!
@@ -114,7 +115,7 @@ impl DataDir {
         let lock = lock(&path)?;
         check_version(&path)?;
         let instance = instance_id(&path)?;
-        for name in ["images", "trees", "bases"] {
+        for name in ["images", "trees", "bases", crate::layers::NOTHING] {
             make_directory(&path.join(name), 0o755)?;
         }
         // Closed to others: invocation history and logs are the tenants'.

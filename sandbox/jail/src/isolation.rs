@@ -11,8 +11,9 @@ use std::{
     os::{fd::OwnedFd, unix::fs::MetadataExt},
 };
 
-use hearth_protocol::isolation::{
-    IsolationReport, MountReading, NamespacePair, ProcessReading, WallReading,
+use hearth_protocol::{
+    isolation::{IsolationReport, MountReading, NamespacePair, ProcessReading, WallReading},
+    spawner::Root,
 };
 use nix::{
     sys::memfd::{MFdFlags, memfd_create},
@@ -33,6 +34,7 @@ const PROCESSES_MAX: usize = 256;
 pub(crate) fn report(
     init: Pid,
     ids: Ids,
+    root: Root,
     cgroup: &SandboxCgroup,
 ) -> Result<IsolationReport, Failure> {
     let text = |file: &str| fs::read_to_string(format!("/proc/{init}/{file}"));
@@ -53,7 +55,7 @@ pub(crate) fn report(
         mounts: mounts.lines().filter_map(parse::mount).collect(),
         landlock_abi: landlock::abi(),
     };
-    report.walls = walls(&report, ids);
+    report.walls = walls(&report, ids, root);
     let whole = report.walls.iter().all(|wall| wall.holds);
     report.level = if whole { "full" } else { "broken" }.to_owned();
     Ok(report)
@@ -101,7 +103,7 @@ fn process(pid: i32) -> io::Result<ProcessReading> {
 }
 
 /// Each wall with what it rests on.
-fn walls(report: &IsolationReport, ids: Ids) -> Vec<WallReading> {
+fn walls(report: &IsolationReport, ids: Ids, root: Root) -> Vec<WallReading> {
     let processes = &report.processes;
     let every = |holds: &dyn Fn(&ProcessReading) -> bool| processes.iter().all(holds);
     let apart = report
@@ -111,7 +113,7 @@ fn walls(report: &IsolationReport, ids: Ids) -> Vec<WallReading> {
         .count();
     let own_ids = [ids.user; 4];
     let mapped = report.uid_map == ids.map() && report.gid_map == ids.map();
-    let (sealed, writable) = file_system(&report.mounts);
+    let (sealed, writable) = file_system(&report.mounts, root);
     let limited = cgroup::is_limited(&report.cgroup);
     let capabilities = every(&|process| parse::has_no_capability(process) && process.no_new_privs);
     let rlimits = every(&parse::has_limits);
@@ -170,15 +172,23 @@ fn walls(report: &IsolationReport, ids: Ids) -> Vec<WallReading> {
     readings.into_iter().map(reading).collect()
 }
 
-/// Whether every mount is guarded and exactly one, scratch, can be written; and which can.
-fn file_system(mounts: &[MountReading]) -> (bool, String) {
+/// Whether every mount is guarded and only scratch, and the root where that was asked for, can be written; and which can.
+fn file_system(mounts: &[MountReading], root: Root) -> (bool, String) {
+    let expected: &[&str] = match root {
+        Root::ReadOnly => &["/scratch/tmp"],
+        Root::Writable => &["/", "/scratch/tmp"],
+    };
     let guarded = mounts.iter().all(parse::is_guarded);
     let writable: Vec<_> = mounts
         .iter()
         .filter(|mount| parse::is_writable(mount))
         .collect();
     (
-        guarded && writable.len() == 1,
+        guarded
+            && writable
+                .iter()
+                .map(|mount| mount.at.as_str())
+                .eq(expected.iter().copied()),
         format!("writable: {}", parse::places(&writable)),
     )
 }

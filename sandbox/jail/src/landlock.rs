@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use hearth_protocol::spawner::Root;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
     PathFdError, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
@@ -40,6 +41,8 @@ pub enum Rules<'a> {
     Sandbox {
         /// Programs that lie outside the sandbox's tree and are executed by descriptor: init, the resident program.
         images: &'a [BorrowedFd<'a>],
+        /// Whether everything else may be written, too, as far as the mounts let it.
+        root: Root,
     },
     /// The gateway: its state directory, and reading about itself.
     Gateway {
@@ -104,7 +107,7 @@ pub fn restrict(rules: Rules<'_>) -> Result<(), LandlockError> {
     }
     let abi = ABI::from(i32::try_from(number).unwrap_or(0));
     let (grants, images) = match rules {
-        Rules::Sandbox { images } => (sandbox_grants(abi), images),
+        Rules::Sandbox { images, root } => (sandbox_grants(abi, root), images),
         Rules::Gateway { state_dir } => (gateway_grants(abi, state_dir), &[][..]),
     };
     let mut opened = Vec::with_capacity(grants.len());
@@ -130,9 +133,14 @@ pub fn restrict(rules: Rules<'_>) -> Result<(), LandlockError> {
 
 type Grant = (PathBuf, BitFlags<AccessFs>);
 
-fn sandbox_grants(abi: ABI) -> Vec<Grant> {
+fn sandbox_grants(abi: ABI, root: Root) -> Vec<Grant> {
+    let everywhere = match root {
+        Root::ReadOnly => AccessFs::from_read(abi),
+        // Devices are asked nothing, wherever they are.
+        Root::Writable => writable(abi) & !make_bitflags!(AccessFs::{IoctlDev}),
+    };
     let mut grants = vec![
-        (PathBuf::from("/"), AccessFs::from_read(abi)),
+        (PathBuf::from("/"), everywhere),
         (PathBuf::from(SCRATCH_PARENT), writable(abi)),
     ];
     let device = make_bitflags!(AccessFs::{ReadFile | WriteFile});

@@ -38,6 +38,7 @@ mod clock;
 mod failure;
 mod idmap;
 pub mod landlock;
+mod layers;
 mod mounts;
 mod namespace;
 mod privilege;

@@ -2,8 +2,9 @@
 //! Mounts made and changed from outside, by the spawner, in a sandbox that runs: the function's files at bind, a fresh
 //! scratch between invocations. Nothing inside could make them, and nothing inside is waited for.
 //!
-//! Every path used inside lies on the read-only base tree or on a mount that was made here, so no process of the
-//! sandbox can have put a symbolic link in the way.
+//! Every path used inside leads over the read-only base tree, or over directories of a writable root that are root's and
+//! cannot be moved (`layers`), or over a mount that was made here: no process of the sandbox can have put a symbolic link
+//! in the way.
 
 use std::{
     ffi::{CStr, CString},
@@ -11,17 +12,21 @@ use std::{
     os::fd::BorrowedFd,
 };
 
-use hearth_protocol::{init::ScratchUse, spawner::SandboxLimits};
+use hearth_protocol::{
+    init::ScratchUse,
+    spawner::{Root, SandboxLimits},
+};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns},
     sys::statfs::statfs,
+    unistd::chdir,
 };
 
 use crate::{
     failure::{Failure, at},
     idmap::Ids,
-    sys,
+    layers, sys,
 };
 
 /// Where a function's files are.
@@ -42,10 +47,15 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    pub(crate) fn new(limits: &SandboxLimits, ids: Ids) -> Self {
+    /// With a root that can be written, for what the function writes there, too.
+    pub(crate) fn new(limits: &SandboxLimits, ids: Ids, root: Root) -> Self {
+        let own = match root {
+            Root::ReadOnly => 0,
+            Root::Writable => layers::WRITABLE_INODES,
+        };
         Self {
             bytes: limits.scratch_bytes,
-            inodes: limits.scratch_inodes,
+            inodes: limits.scratch_inodes + own,
             ids,
         }
     }
@@ -95,7 +105,7 @@ pub(crate) fn bind(
         return Ok(());
     }
     // Everything that can be made outside is, so that the time inside is two system calls.
-    let files = tree.map(read_only_copy).transpose()?;
+    let files = tree.map(read_only_view).transpose()?;
     let options = resized.map(Scratch::options);
     home.visit(sandbox, || {
         if let Some(files) = &files {
@@ -111,11 +121,12 @@ pub(crate) fn bind(
     })
 }
 
-fn read_only_copy(tree: &CStr) -> Result<std::os::fd::OwnedFd, Failure> {
-    let copy = sys::mount::copy_of(tree).map_err(at("copy the function's mount"))?;
+fn read_only_view(tree: &CStr) -> Result<std::os::fd::OwnedFd, Failure> {
     let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-    sys::mount::restrict(&copy, attributes).map_err(at("make the function's files read-only"))?;
-    Ok(copy)
+    let view = layers::read_only(tree, attributes);
+    // Or the tree could not be unmounted or removed from where it is; every path that the spawner uses is absolute.
+    chdir("/").map_err(at("leave the tree"))?;
+    view
 }
 
 /// Replaces scratch by an empty one; gives what the old one held.

@@ -3,14 +3,18 @@
 //! What is mounted later is mounted from outside: `mounts`.
 //!
 //! ```text
-//! /              the base tree, a read-only copy of its mount
+//! /              the base tree, read-only, with inodes of this sandbox's own (`layers`)
 //! ├─ proc        processes only (subset=pid), own ones only, read-only
 //! ├─ dev         five devices and five links, read-only
-//! ├─ scratch/tmp tmpfs, the only place that can be written
+//! ├─ scratch/tmp tmpfs, the only place that can be written, unless the root can
 //! └─ function    empty until the sandbox is bound
 //! ```
 
-use std::{ffi::CStr, path::Path};
+use std::{
+    ffi::CStr,
+    os::fd::{BorrowedFd, OwnedFd},
+    path::Path,
+};
 
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -20,6 +24,7 @@ use nix::{
 
 use crate::{
     failure::{Failure, at},
+    layers,
     mounts::Scratch,
     sys,
     walls::{Raise, Wall, Walls},
@@ -27,12 +32,24 @@ use crate::{
 
 /// Makes `base` the root of the calling process's mount namespace, with everything above, and leaves no way back to the
 /// old one. The namespace must be private (the spawner's is, and a copy of it is).
-pub(crate) fn enter<W: Walls>(base: &CStr, scratch: &Scratch) -> Result<(), Failure> {
-    mount_base::<W>(base)?;
+///
+/// With `owners` it can be written: [`layers::writable`].
+pub(crate) fn enter<W: Walls>(
+    base: &CStr,
+    scratch: &Scratch,
+    owners: Option<BorrowedFd<'_>>,
+) -> Result<(), Failure> {
+    let part = mount_base::<W>(base, scratch, owners)?;
+    // Again: the mount lies over the directory that was entered to make it.
     chdir(base).map_err(at("enter the base tree"))?;
     mount_proc()?;
     fill_dev()?;
-    mount_scratch(scratch)?;
+    match part {
+        None => mount_scratch(scratch)?,
+        Some(part) => {
+            sys::mount::attach(&part, c"scratch/tmp").map_err(at("mount scratch"))?;
+        }
+    }
     pivot::<W>()?;
     chdir("/").map_err(at("enter the new root"))
 }
@@ -46,13 +63,29 @@ fn pivot<W: Walls>() -> Result<(), Failure> {
     umount2(".", MntFlags::MNT_DETACH).map_err(at("detach the old root"))
 }
 
-fn mount_base<W: Walls>(base: &CStr) -> Result<(), Failure> {
-    let copy = sys::mount::copy_of(base).map_err(at("copy the base tree's mount"))?;
-    let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-    W::raise(Wall::MountFlags, || sys::mount::restrict(&copy, attributes))
-        .map_err(at("make the base tree read-only"))?;
-    // pivot_root(2) wants a mount point: the copy is mounted over the directory it came from, in this namespace only.
-    sys::mount::attach(&copy, base).map_err(at("mount the base tree"))
+/// Gives what is to be mounted as scratch where that is a part of what the root is made of.
+fn mount_base<W: Walls>(
+    base: &CStr,
+    scratch: &Scratch,
+    owners: Option<BorrowedFd<'_>>,
+) -> Result<Option<OwnedFd>, Failure> {
+    let guarded = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    let attributes = match owners {
+        _ if !W::stands(Wall::MountFlags) => 0,
+        Some(_) => guarded,
+        None => guarded | libc::MOUNT_ATTR_RDONLY,
+    };
+    let (root, part) = match owners {
+        Some(owners) => {
+            let layers::Writable { root, scratch } =
+                layers::writable(base, owners, scratch, attributes)?;
+            (root, Some(scratch))
+        }
+        None => (layers::read_only(base, attributes)?, None),
+    };
+    // pivot_root(2) wants a mount point: the mount lies over the directory it came from, in this namespace only.
+    sys::mount::attach(&root, base).map_err(at("mount the base tree"))?;
+    Ok(part)
 }
 
 /// With `subset=pid` none of the files exist that others have to mask: no `/proc/sys`, `kcore`, `keys`, `timer_list`,

@@ -3,8 +3,9 @@
 //! outside: the kernel's own account of the process. A wall that gives way ends the sandbox before it has run a byte
 //! that is not ours.
 
-use std::ffi::CStr;
+use std::{ffi::CStr, fs::rename, io};
 
+use hearth_protocol::spawner::Root;
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
@@ -26,7 +27,7 @@ use crate::{
 
 /// The walls that seccomp would hide, pushed on before it is installed; `user` is who the process has become. Each push
 /// with the wall that it is made on: without that wall it could succeed, and must not be tried.
-pub(crate) fn before_seccomp<W: Walls>(base: &CStr, user: Uid) -> Result<(), Failure> {
+pub(crate) fn before_seccomp<W: Walls>(base: &CStr, root: Root, user: Uid) -> Result<(), Failure> {
     push::<W>(Wall::Capabilities, "keep capabilities away", || {
         privilege::has_no_capability()
     })?;
@@ -53,11 +54,21 @@ pub(crate) fn before_seccomp<W: Walls>(base: &CStr, user: Uid) -> Result<(), Fai
     push::<W>(Wall::Root, "keep the host's files away", || {
         rootfs::is_closed(base)
     })?;
-    push::<W>(Wall::MountFlags, "keep the root read-only", || {
-        let write = OFlag::O_CREAT | OFlag::O_WRONLY;
-        let file = open("/intruder", write, Mode::S_IRUSR);
-        Ok(matches!(file, Err(Errno::EROFS | Errno::EACCES)))
-    })
+    match root {
+        Root::ReadOnly => push::<W>(Wall::MountFlags, "keep the root read-only", || {
+            let write = OFlag::O_CREAT | OFlag::O_WRONLY;
+            let file = open("/intruder", write, Mode::S_IRUSR);
+            Ok(matches!(file, Err(Errno::EROFS | Errno::EACCES)))
+        }),
+        // What leads to a mount point must stay where the spawner will look for it.
+        Root::Writable => push::<W>(Wall::Credentials, "keep mount points in place", || {
+            let moved = ["/function", "/scratch"].map(|path| rename(path, "/moved"));
+            Ok(moved.iter().all(|error| {
+                let kind = error.as_ref().map_err(io::Error::kind);
+                matches!(kind, Err(io::ErrorKind::PermissionDenied))
+            }))
+        }),
+    }
 }
 
 fn push<W: Walls>(

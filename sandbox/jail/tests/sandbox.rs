@@ -10,6 +10,8 @@
 mod calls;
 #[path = "sandbox/ends.rs"]
 mod ends;
+#[path = "sandbox/files.rs"]
+mod files;
 #[path = "sandbox/gateway.rs"]
 mod gateway;
 #[path = "sandbox/hostile_gateway.rs"]
@@ -26,3 +28,5 @@ mod trees;
 mod walls;
 #[path = "sandbox/world.rs"]
 mod world;
+#[path = "sandbox/writable_root.rs"]
+mod writable_root;

@@ -314,6 +314,7 @@ pub(crate) fn skeleton_spec(target: &Target, core: Option<u16>) -> SkeletonSpec 
     SkeletonSpec {
         worker,
         base,
+        root: target.root(),
         profile,
         network: Network::None,
         core: pinned(target, core),

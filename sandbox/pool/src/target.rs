@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hearth_protocol::{SmallName, TreeId};
+use hearth_protocol::{SmallName, TreeId, spawner::Root};
 
 use crate::Kind;
 
@@ -35,6 +35,15 @@ impl Target {
             Program::Wasm => Kind::Wasm,
         }
     }
+
+    /// What its sandboxes may do with their root.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        match self.program {
+            Program::Native { root, .. } => root,
+            Program::Wasm => Root::ReadOnly,
+        }
+    }
 }
 
 /// What is executed.
@@ -44,6 +53,8 @@ pub enum Program {
     Native {
         /// The root tree.
         base: SmallName,
+        /// Whether it can be written; such a sandbox serves one invocation.
+        root: Root,
         /// The executable, relative to the function's folder.
         entry: String,
     },

@@ -139,6 +139,8 @@ pub struct SkeletonSpec {
     pub worker: Worker,
     /// The file tree that becomes the root.
     pub base: SmallName,
+    /// Whether the root can be written.
+    pub root: Root,
     /// Which seccomp profile everything in the sandbox inherits.
     pub profile: Profile,
     /// What the network namespace offers.
@@ -155,6 +157,19 @@ pub enum Worker {
     /// The resident program that the spawner was configured with, started by init before the skeleton is ready
     /// ([`crate::worker`]).
     Resident,
+}
+
+/// What a sandbox may do with its root.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
+pub enum Root {
+    /// Read and execute.
+    #[default]
+    ReadOnly,
+    /// Write, too: what is written goes to the scratch, counts against its limits, and is gone with the sandbox, which serves one
+    /// invocation. Only for [`Worker::PerCall`].
+    Writable,
 }
 
 /// A seccomp profile by name.

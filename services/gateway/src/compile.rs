@@ -12,7 +12,7 @@ use hearth_pool::{
     Call, FailureCause, InvocationId, KillCause, Limits, Outcome, OutputStream, Program, Reply,
     Scaling, Target,
 };
-use hearth_protocol::{NameProblem, SmallName, TreeId};
+use hearth_protocol::{NameProblem, SmallName, TreeId, spawner::Root};
 
 use crate::{app::Shard, problem::RequestError};
 
@@ -39,6 +39,7 @@ pub(crate) fn target(tree: &TreeId, compilations_max: u32) -> Result<Arc<Target>
         tree: tree.clone(),
         program: Program::Native {
             base: SmallName::new("static")?,
+            root: Root::ReadOnly,
             entry: COMPILER.to_owned(),
         },
         env: Vec::new(),

@@ -3,7 +3,7 @@
 //! them out, and a manifest that contradicts the file is refused at deploy, not at the first call.
 
 use hearth_pool::Scaling;
-use hearth_protocol::SmallName;
+use hearth_protocol::{SmallName, spawner::Root};
 
 use crate::{
     intake::Package,
@@ -177,6 +177,12 @@ fn wasm(manifest: &Manifest, problems: &mut Problems) -> Form {
         problems.note(
             "base",
             "is for native functions only; the entry is a wasm module",
+        );
+    }
+    if manifest.root == Root::Writable {
+        problems.note(
+            "sandbox.writable_root",
+            "is for native functions only; the entry is a wasm module, which sees no files",
         );
     }
     if WASM_MEMORY_BYTES_MAX < manifest.limits.memory_bytes {

@@ -8,7 +8,7 @@ mod section;
 use std::time::Duration;
 
 use hearth_pool::Limits;
-use hearth_protocol::SmallName;
+use hearth_protocol::{SmallName, spawner::Root};
 use toml::{Table, Value};
 
 pub use section::{Problem, Problems};
@@ -77,6 +77,8 @@ pub struct Manifest {
     pub content_type: String,
     /// Run by the CLI before packing; never by the server.
     pub build: Option<String>,
+    /// Whether a native function may write to its root.
+    pub root: Root,
     /// Limits of one invocation and of its sandbox.
     pub limits: Limits,
     /// Sandboxes at once.
@@ -150,7 +152,7 @@ fn read(table: Table, problems: &mut Problems) -> Option<Manifest> {
     let limits = read_limits(Section::new("limits.", limits, problems));
     let scaling = read_scaling(Section::new("scaling.", scaling, problems));
     let env = read_env(env, problems);
-    read_sandbox(Section::new("sandbox.", sandbox, problems));
+    let root = read_sandbox(Section::new("sandbox.", sandbox, problems));
     Some(Manifest {
         name: name?,
         entry: entry?,
@@ -158,6 +160,7 @@ fn read(table: Table, problems: &mut Problems) -> Option<Manifest> {
         base,
         content_type,
         build,
+        root,
         limits,
         instances_max: scaling.instances_max,
         inflight_max: scaling.inflight_max,
@@ -357,7 +360,7 @@ fn read_env(table: Table, problems: &mut Problems) -> Vec<(String, String)> {
     env
 }
 
-fn read_sandbox(mut section: Section<'_>) {
+fn read_sandbox(mut section: Section<'_>) -> Root {
     section.only_text("seccomp", "default", &["strict", "network"]);
     section.only_text("network", "none", &["loopback", "egress"]);
     match section.take("egress") {
@@ -365,11 +368,16 @@ fn read_sandbox(mut section: Section<'_>) {
         Some(Value::Array(entries)) if entries.is_empty() => {}
         Some(_) => section.note("egress", "is not supported yet; functions have no network"),
     }
-    match section.take("writable_root") {
-        None | Some(Value::Boolean(false)) => {}
-        Some(_) => section.note("writable_root", "is not supported yet; write below /tmp"),
-    }
+    let root = match section.take("writable_root") {
+        None | Some(Value::Boolean(false)) => Root::ReadOnly,
+        Some(Value::Boolean(true)) => Root::Writable,
+        Some(_) => {
+            section.note("writable_root", "must be true or false");
+            Root::ReadOnly
+        }
+    };
     section.finish();
+    root
 }
 
 #[cfg(test)]

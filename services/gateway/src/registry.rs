@@ -44,6 +44,7 @@ impl Function {
         let program = match form {
             Form::Native { base } => Program::Native {
                 base: base.clone(),
+                root: manifest.root,
                 entry: manifest.entry.clone(),
             },
             Form::Wasm => Program::Wasm,

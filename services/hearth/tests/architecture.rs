@@ -388,3 +388,68 @@ fn every_setting_is_in_the_command_line_page() {
         );
     }
 }
+
+/// Where the host's processes go into a sandbox's mount namespace.
+const VISITORS: [&str; 1] = ["sandbox/jail/src/mounts.rs"];
+
+/// Parts of paths under /proc that lead into a process's own file tree.
+const WAYS_INTO_A_TREE: [&str; 4] = ["/root", "/cwd", "/exe", "/map_files"];
+
+/// A function can put a link wherever it can write: what the host opens there could be anything of the host. Results come through
+/// pipes and sockets instead; what is done in a sandbox's mount namespace is mounting, at two places that no function can move.
+#[test]
+fn nothing_host_side_opens_a_path_in_a_tree_that_a_sandbox_can_write() {
+    let host_side = sources(&[
+        "services/hearth/src",
+        "services/gateway/src",
+        "sandbox/jail/src",
+        "sandbox/pool/src",
+    ]);
+    let mut visits = 0;
+    for (name, text) in &host_side {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for line in code
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.starts_with("//"))
+        {
+            let ways = WAYS_INTO_A_TREE.iter();
+            let into = line.contains("/proc/{") && ways.clone().any(|way| line.contains(way));
+            assert!(!into, "{name}: {line}");
+            if line.contains("setns(") {
+                visits += 1;
+                assert!(VISITORS.contains(&name.as_str()), "{name}: {line}");
+            }
+        }
+        if VISITORS.contains(&name.as_str()) {
+            only_mounts(name, code);
+        }
+    }
+    assert_eq!(visits, 2, "there and back");
+}
+
+/// The only file that is opened is the way back; the only places are the two mount points.
+fn only_mounts(name: &str, code: &str) {
+    let opening = [
+        "open(",
+        "read_to_string(",
+        "fs::write(",
+        "create(",
+        "read_dir(",
+    ];
+    let opened: Vec<&str> = code_lines(code)
+        .filter(|line| opening.iter().any(|call| line.contains(call)))
+        .filter(|line| !line.starts_with("pub(crate) fn open("))
+        .collect();
+    assert_eq!(opened, ["File::open(\"/proc/self/ns/mnt\")"], "{name}");
+    let places: BTreeSet<&str> = code
+        .split("c\"/")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    assert_eq!(
+        places,
+        BTreeSet::from(["function", "scratch/tmp"]),
+        "{name}"
+    );
+}

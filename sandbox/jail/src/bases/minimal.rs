@@ -238,7 +238,7 @@ fn copy_program(
     from: &Path,
     libraries: &mut Libraries,
 ) -> Result<(), BaseError> {
-    tree.copy(from, &format!("usr/bin/{name}"), 0o555)?;
+    tree.copy(from, &format!("usr/bin/{name}"), super::PROGRAM_MODE)?;
     libraries.copy_needs(tree, from)
 }
 
@@ -257,7 +257,7 @@ impl Libraries {
             if let Some(loader) = &needs.loader {
                 let to = merged(loader);
                 if !tree.has(&to) {
-                    tree.copy(Path::new(loader), &to, 0o555)?;
+                    tree.copy(Path::new(loader), &to, super::PROGRAM_MODE)?;
                 }
             }
             for library in needs.libraries {
@@ -292,7 +292,7 @@ fn copy_library(tree: &mut Tree<'_>, from: &Path) -> Result<(), BaseError> {
     if tree.has(&to) {
         return Ok(());
     }
-    tree.copy(from, &to, 0o555)
+    tree.copy(from, &to, super::PROGRAM_MODE)
 }
 
 fn find_library(name: &str) -> Option<PathBuf> {
@@ -324,7 +324,7 @@ fn copy_certificates(tree: &mut Tree<'_>, progress: &mut dyn FnMut(&str)) -> Res
         return Ok(());
     }
     let to = CERTIFICATES.trim_start_matches('/');
-    tree.copy(Path::new(CERTIFICATES), to, 0o444)?;
+    tree.copy(Path::new(CERTIFICATES), to, super::FILE_MODE)?;
     // OpenSSL's own default name for the bundle.
     tree.link("etc/ssl/cert.pem", "certs/ca-certificates.crt")
 }
@@ -351,7 +351,7 @@ fn copy_time_zones(tree: &mut Tree<'_>, progress: &mut dyn FnMut(&str)) -> Resul
                 }
             } else if path.is_file() {
                 // Aliases are links on the host, some absolute: each becomes a file of its own, a few hundred bytes.
-                tree.copy(&path, &to, 0o444)?;
+                tree.copy(&path, &to, super::FILE_MODE)?;
             }
         }
     }

@@ -138,14 +138,14 @@ fn no_file_of_a_base_is_the_host_s_own_or_set_id() {
     let root = directory.path();
     let mut tree = Tree::new(root).unwrap();
     let host = Path::new("/usr/bin/env");
-    tree.copy(host, "usr/bin/env", 0o555).unwrap();
+    tree.copy(host, "usr/bin/env", PROGRAM_MODE).unwrap();
     let (copy, original) = (root.join("usr/bin/env"), fs::metadata(host).unwrap());
     assert_ne!(fs::metadata(&copy).unwrap().ino(), original.ino());
     finish(root).unwrap();
 
     set_mode(&copy, 0o4555).unwrap();
     assert!(matches!(finish(root), Err(BaseError::Unsafe { .. })));
-    set_mode(&copy, 0o555).unwrap();
+    set_mode(&copy, PROGRAM_MODE).unwrap();
     for target in ["/etc/passwd", "../../../etc/passwd"] {
         let link = root.join("usr/bin/link");
         symlink(target, &link).unwrap();

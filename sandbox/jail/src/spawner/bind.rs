@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use hearth_protocol::{
     TreeId,
     init::ScratchUse,
-    spawner::{Cause, Handover, SandboxId, SandboxLimits},
+    spawner::{Cause, Handover, Root, SandboxId, SandboxLimits},
 };
 use nix::errno::Errno;
 
 use super::{
     Spawner, c_path, limits,
-    requests::{unknown, wrong_state},
+    requests::{refused, unknown, wrong_state},
     table::State,
 };
 use crate::{
@@ -59,8 +59,9 @@ impl Spawner {
         self.table.set_state(id, State::Bound(tree));
         let sandbox = self.table.get_mut(id).ok_or_else(unknown)?;
         let before = std::mem::replace(&mut sandbox.limits, *wanted);
-        let scratch = Scratch::new(wanted, sandbox.ids);
-        let resized = (scratch != Scratch::new(&before, sandbox.ids)).then_some(&scratch);
+        let scratch_of = |limits| Scratch::new(limits, sandbox.ids, sandbox.root);
+        let scratch = scratch_of(wanted);
+        let resized = (scratch != scratch_of(&before)).then_some(&scratch);
         let bound = (self.parts.build.limit)(&sandbox.cgroup, wanted, Some(&before))
             .and_then(|()| mounts::bind(sandbox.pidfd.as_fd(), &self.parts.home, mounted, resized));
         if let Err(failure) = bound {
@@ -78,7 +79,11 @@ impl Spawner {
                 "renew the scratch of a sandbox that is not ready",
             ));
         }
-        let scratch = Scratch::new(&sandbox.limits, sandbox.ids);
+        if sandbox.root == Root::Writable {
+            // What was written lies under the root itself, which no mount can be taken from.
+            return Err(refused("renew a writable root"));
+        }
+        let scratch = Scratch::new(&sandbox.limits, sandbox.ids, sandbox.root);
         let renewed = mounts::renew(sandbox.pidfd.as_fd(), &self.parts.home, &scratch);
         if renewed.is_err() {
             self.destroy(id, Cause::Destroyed);

@@ -8,8 +8,8 @@ use std::{
 };
 
 use hearth_protocol::spawner::{
-    CREATED_FDS, Cause, Event, Network, Profile, RequestId, SandboxId, SandboxLimits, SkeletonSpec,
-    Worker,
+    CREATED_FDS, Cause, Event, Network, Profile, RequestId, Root, SandboxId, SandboxLimits,
+    SkeletonSpec, Worker,
 };
 use nix::errno::Errno;
 
@@ -55,6 +55,7 @@ struct Order<'a> {
     base: CString,
     filter: &'a seccomp::Program,
     worker: Worker,
+    root: Root,
     core: Option<u16>,
     limits: SandboxLimits,
 }
@@ -250,6 +251,9 @@ impl Parts {
                 return Err(refused("combine this worker and this seccomp profile"));
             }
         };
+        if (spec.worker, spec.root) == (Worker::Resident, Root::Writable) {
+            return Err(refused("give a resident program a writable root"));
+        }
         match spec.network {
             Network::None => {}
         }
@@ -268,6 +272,7 @@ impl Parts {
             base: c_path(&base),
             filter,
             worker: spec.worker,
+            root: spec.root,
             core: spec.core,
             limits: *limits,
         })
@@ -310,6 +315,7 @@ fn start(
                 oom,
                 oom_seen: false,
                 limits: order.limits,
+                root: order.root,
                 state,
                 announced: false,
             })
@@ -341,10 +347,15 @@ fn start_in(
     let oom = cgroup.watch_oom()?;
     let (control, init_control) = socket::pair().map_err(at("make the control socket"))?;
     let (setup, init_setup) = socket::pair().map_err(at("make the setup socket"))?;
-    let scratch = Scratch::new(&order.limits, ids);
+    let scratch = Scratch::new(&order.limits, ids, order.root);
+    let owners = match order.root {
+        Root::ReadOnly => None,
+        Root::Writable => Some(ids.owner_of_all()?),
+    };
     let resident = (order.worker == Worker::Resident).then(|| parts.resident_image.as_fd());
     let plan = Plan {
         base: &order.base,
+        owners: owners.as_ref().map(AsFd::as_fd),
         scratch,
         tasks: &tasks,
         control: &init_control,

@@ -169,7 +169,7 @@ impl Spawner {
         let sandbox = self.table.get(id).ok_or_else(unknown)?;
         match sandbox.state {
             State::Skeleton | State::Bound(_) => {
-                isolation::report(sandbox.pid, sandbox.ids, &sandbox.cgroup)
+                isolation::report(sandbox.pid, sandbox.ids, sandbox.root, &sandbox.cgroup)
                     .and_then(|report| isolation::to_memfd(&report))
             }
             State::Starting(_) | State::Dying(_) | State::Reaped(..) => {

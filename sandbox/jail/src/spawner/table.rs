@@ -9,7 +9,7 @@ use std::{
 
 use hearth_protocol::{
     TreeId,
-    spawner::{Cause, RequestId, SandboxId, SandboxLimits, Totals},
+    spawner::{Cause, RequestId, Root, SandboxId, SandboxLimits, Totals},
 };
 use nix::{sys::eventfd::EventFd, unistd::Pid};
 
@@ -31,6 +31,8 @@ pub(super) struct Sandbox {
     pub(super) oom_seen: bool,
     /// Those that hold now.
     pub(super) limits: SandboxLimits,
+    /// Whether its root can be written.
+    pub(super) root: Root,
     pub(super) state: State,
     /// Whether the gateway knows it, and is to be told when it is gone.
     pub(super) announced: bool,

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -156,6 +157,65 @@ static int leave_hidden(const char *how) {
     return 0;
 }
 
+/* Takes both kinds of lock and says whether somebody else's was in the way; holds them until stdin ends. */
+static int lock(const char *path) {
+    int fd = open(path, O_RDONLY);
+    answer("flock", flock(fd, LOCK_EX | LOCK_NB));
+    struct flock seen = {.l_type = F_WRLCK};
+    answer("getlk", fcntl(fd, F_GETLK, &seen));
+    printf("others: %s\n", seen.l_type == F_UNLCK ? "none" : "LOCKED");
+    answer("setlk", fcntl(fd, F_SETLK, &(struct flock){.l_type = F_RDLCK}));
+    answer("again", flock(open(path, O_RDONLY), LOCK_EX | LOCK_NB));
+    puts("held");
+    return (int)read(0, &(char){0}, 1);
+}
+
+/* Fills one file until there is no room. */
+static int flood(const char *path) {
+    int fd = open(path, O_WRONLY | O_CREAT, 0600);
+    char block[4096] = {1};
+    long count = 0;
+    while (write(fd, block, sizeof block) == sizeof block) count++;
+    printf("%ld %s\n", count, strerrorname_np(errno));
+    return 0;
+}
+
+/* Makes empty files until there is no room. */
+static int many(const char *directory) {
+    char path[256];
+    for (long count = 0;; count++) {
+        snprintf(path, sizeof path, "%s/%ld", directory, count);
+        if (open(path, O_WRONLY | O_CREAT, 0600) < 0) { printf("%ld %s\n", count, strerrorname_np(errno)); return 0; }
+        close(3);
+    }
+}
+
+/* Tries to put something else at a place. */
+static int take(const char *place) {
+    answer("rename", rename(place, "/moved"));
+    answer("rmdir", rmdir(place));
+    answer("exchange", renameat2(AT_FDCWD, place, AT_FDCWD, "/tmp", RENAME_EXCHANGE));
+    answer("chmod", chmod(place, 0777));
+    return 0;
+}
+
+/* Copies itself to a path with every set-id bit, and runs the copy. */
+static int set_user_id(const char *path) {
+    char block[65536];
+    ssize_t n;
+    int from = open("/proc/self/exe", O_RDONLY), to = open(path, O_WRONLY | O_CREAT, 0700);
+    while (0 < (n = read(from, block, sizeof block))) write(to, block, n);
+    answer("chmod", fchmod(to, 06777));
+    close(to);
+    execl(path, path, "identity", NULL);
+    return answer("exec", -1);
+}
+
+static int identity(void) {
+    printf("uid: %d %d\n", getuid(), geteuid());
+    return cat("/proc/self/status");
+}
+
 int main(int argc, char **argv) {
     const char *what = argc < 2 ? "echo" : argv[1];
     setvbuf(stdout, 0, _IONBF, 0);
@@ -166,6 +226,12 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "cat")) return cat(argv[2]);
     if (!strcmp(what, "list")) return list(argv[2]);
     if (!strcmp(what, "write")) return try_write(argv[2]);
+    if (!strcmp(what, "flood")) return flood(argv[2]);
+    if (!strcmp(what, "many")) return many(argv[2]);
+    if (!strcmp(what, "take")) return take(argv[2]);
+    if (!strcmp(what, "setuid")) return set_user_id(argv[2]);
+    if (!strcmp(what, "identity")) return identity();
+    if (!strcmp(what, "lock")) return lock(argv[2]);
     if (!strcmp(what, "env")) { for (char **v = environ; *v; v++) puts(*v); return 0; }
     if (!strcmp(what, "exit")) return atoi(argv[2]);
     if (!strcmp(what, "kill")) { kill(getpid(), atoi(argv[2])); pause(); }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::world::{World, is_root, limits};
 
 /// What the probe must be told, by what it tries.
-const REFUSALS: [(&str, &[&str]); 30] = [
+pub(crate) const REFUSALS: [(&str, &[&str]); 30] = [
     ("setuid", &["EPERM"]),
     ("mount", &["EPERM"]),
     ("umount", &["EPERM"]),
@@ -39,7 +39,7 @@ const REFUSALS: [(&str, &[&str]); 30] = [
     ("init-exe", &["ENOENT", "EACCES"]),
 ];
 
-fn pairs(text: &str) -> BTreeMap<&str, &str> {
+pub(crate) fn pairs(text: &str) -> BTreeMap<&str, &str> {
     text.lines()
         .filter_map(|line| line.split_once(": ").or_else(|| line.split_once(":\t")))
         .collect()

@@ -24,7 +24,7 @@ use hearth_protocol::{
     SmallName, TreeId, frame, init,
     isolation::IsolationReport,
     spawner::{
-        Cause, Event, Handover, Host, Network, Profile, Request, RequestId, SandboxId,
+        Cause, Event, Handover, Host, Network, Profile, Request, RequestId, Root, SandboxId,
         SandboxLimits, SkeletonSpec, Worker,
     },
 };
@@ -479,6 +479,7 @@ pub(crate) fn per_call(base: &str) -> SkeletonSpec {
     SkeletonSpec {
         worker: Worker::PerCall,
         base: SmallName::new(base).unwrap(),
+        root: Root::ReadOnly,
         profile: Profile::Default,
         network: Network::None,
         core: None,

@@ -3,7 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use hearth_protocol::init::{Event, ScratchUse};
+use hearth_protocol::{
+    init::{Event, ScratchUse},
+    spawner::Root,
+};
 use tokio::time::{sleep, timeout};
 
 use super::{EVENT_BYTES_MAX, Run};
@@ -62,6 +65,10 @@ pub(crate) async fn settle(
     idle.counters = counters;
     if is_full(scratch, target) {
         record.hit(LimitHit::Scratch);
+    }
+    if target.root() == Root::Writable {
+        // What was written cannot be told from what was there, nor be taken away without the root itself.
+        return None;
     }
     if !scratch.is_empty() {
         idle.sandbox.renew().await.ok()?;

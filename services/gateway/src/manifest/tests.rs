@@ -59,7 +59,7 @@ fn every_key_of_the_design_is_read() {
         seccomp = "default"
         network = "none"
         egress = []
-        writable_root = false
+        writable_root = true
     "#;
     let manifest = parse(text).unwrap();
     assert_eq!(manifest.limits.cpu_millis, 500);
@@ -67,6 +67,7 @@ fn every_key_of_the_design_is_read() {
     assert_eq!(manifest.idle_timeout, Duration::from_secs(30));
     assert_eq!(manifest.env, [("GREETING".to_owned(), "hello".to_owned())]);
     assert_eq!(manifest.base.unwrap().as_str(), "minimal");
+    assert_eq!(manifest.root, Root::Writable);
 }
 
 #[test]
@@ -92,7 +93,7 @@ fn every_problem_is_reported_at_once_with_its_place() {
         [sandbox]
         network = "egress"
         seccomp = "none"
-        writable_root = true
+        writable_root = "yes"
         egress = ["a:1"]
     "#;
     let mut at = places(text);

@@ -125,3 +125,30 @@ fn a_new_revision_begins_in_sandboxes_of_its_own_and_the_old_one_s_are_gone() {
     let name = [("function", "revised"), ("outcome", "ok")];
     assert_eq!(instance.metric("hearth_invocations_total", &name), 6.0);
 }
+
+#[test]
+fn a_function_with_a_writable_root_begins_each_time_with_the_base_as_it_is() {
+    let _turn = turn::take!(shared);
+    let instance = Instance::of_all();
+    let script = "ls /etc/x /data 2>/dev/null; mkdir /data && echo found > /etc/x && echo changed >> /etc/profile; \
+        cat /etc/x; dd if=/dev/zero of=/var/full bs=64k 2>&1 | grep -c 'No space'";
+    let manifest = "[limits]\nscratch = \"1MiB\"\n[sandbox]\nwritable_root = true\n[scaling]\nmax_instances = 1";
+    instance.deploy(&Package::script("rewriting", script, manifest));
+    for round in 0..3 {
+        let answer = instance.invoke("rewriting", b"").expect(200);
+        assert_eq!(answer.text(), "found\n1\n", "round {round}");
+        // It is not given to the next one: nobody could say what is the base's and what is not.
+        assert_ne!(answer.header("hearth-start"), Some("warm"), "round {round}");
+        let receipt = instance.receipt(answer.invocation());
+        let hit = receipt["limits_hit"].as_array().unwrap();
+        assert!(hit.contains(&Value::from("scratch")), "{receipt}");
+    }
+    let wasm = Package::hostile(
+        "rewriting-wasm",
+        Kind::Wasm,
+        "[sandbox]\nwritable_root = true",
+    );
+    let problem = instance.try_deploy(&wasm).problem(400, "bad_manifest");
+    let at = &problem["evidence"]["problems"][0]["at"];
+    assert_eq!(at, "sandbox.writable_root", "{problem}");
+}
