@@ -5,6 +5,7 @@
 //! instance   a running `hearth serve` and how to talk to it      package    functions as they are deployed
 //! http       one connection, byte by byte                        world      what is on the host because of an instance
 //! turn       which tests may run beside each other               wait       until something holds, or a deadline passes
+//! invariants what must hold after every attack                   victim     the hostile program, deployed
 //! ```
 //!
 //! The tests are in `bundled` (every function that ships), `isolation`, `limits`,
@@ -15,6 +16,8 @@
 mod http;
 #[cfg(test)]
 mod instance;
+#[cfg(test)]
+mod invariants;
 #[cfg(test)]
 mod launch;
 #[cfg(test)]

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::http::Answer;
 use crate::instance::Instance;
+use crate::invariants::Before;
 use crate::package::{Kind, Package};
 
 /// The limits of most tests: small, so that each is soon reached.
@@ -27,6 +28,9 @@ const AFTERWARDS: usize = 20;
 pub(crate) struct Victim {
     pub(crate) instance: &'static Instance,
     pub(crate) name: String,
+    /// What `find-marker` says where nothing was left.
+    pristine: Value,
+    before: Before,
 }
 
 impl Victim {
@@ -34,9 +38,16 @@ impl Victim {
         let instance = Instance::of_all();
         let name = format!("{test}-{}", kind.as_str());
         instance.deploy(&Package::hostile(&name, kind, manifest));
-        let victim = Self { instance, name };
-        victim.behaves();
-        victim
+        let call = |mode: &str| instance.invoke(&name, format!("{mode}\n").as_bytes());
+        assert_eq!(call("print ready").expect(200).text(), "ready\n", "{name}");
+        let pristine = wherever(call("find-marker").expect(200).json());
+        let before = Before::of(instance);
+        Self {
+            instance,
+            name,
+            pristine,
+            before,
+        }
     }
 
     /// One invocation in this mode.
@@ -77,13 +88,27 @@ impl Victim {
         );
     }
 
-    /// The next invocations are as if nothing had happened, and nothing is left on the host.
+    /// The next invocations are as if nothing had happened (I8), find nothing of it, and nothing is left on the host (I1 to
+    /// I7).
     pub(crate) fn recovers(&self) {
         for _ in 0..AFTERWARDS {
             self.behaves();
         }
-        self.instance.assert_clean();
+        let found = wherever(self.attack("find-marker").expect(200).json());
+        assert_eq!(found, self.pristine, "{}", self.name);
+        self.before.assert_world_clean(self.instance);
     }
+}
+
+/// What was found, without the core that it was found on: each shard's sandboxes have their own.
+fn wherever(mut found: Value) -> Value {
+    let cores = found["state"]
+        .as_object_mut()
+        .and_then(|state| state.remove("cores"));
+    // A wasm program has no such state.
+    let one = cores.is_none_or(|cores| cores.as_u64().is_some_and(u64::is_power_of_two));
+    assert!(one, "{found}");
+    found
 }
 
 /// The receipt's list.
