@@ -233,11 +233,30 @@ mod tests {
                 fs::read_dir("/etc").map(drop),
                 fs::read("/proc/1/status").map(drop),
                 fs::rename(other.join("secret"), state.join("secret")),
-                std::net::TcpStream::connect(("127.0.0.1", 1)).map(drop),
             ] {
                 assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
             }
         });
+    }
+
+    #[test]
+    fn the_gateway_connects_to_no_port_where_the_kernel_can_say_so() {
+        if abi() < 4 {
+            println!(
+                "SKIPPED: this kernel's Landlock (ABI {}) knows no TCP",
+                abi()
+            );
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let outcome = on_a_thread(|| {
+            restrict(Rules::Gateway {
+                state_dir: dir.path(),
+            })
+            .unwrap();
+            std::net::TcpStream::connect(("127.0.0.1", 1))
+        });
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
 
     #[test]

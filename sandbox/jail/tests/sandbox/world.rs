@@ -92,6 +92,13 @@ pub(crate) fn programs() -> &'static Programs {
     })
 }
 
+/// Needs no root. `.ci/guest` runs it to have them built for a guest that has no compiler.
+#[test]
+fn the_programs_build() {
+    assert!(programs().init.is_file());
+    assert!(programs().probe.starts_with(b"\x7fELF"));
+}
+
 const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
 
 /// A running spawner and the test's end of its socket.
