@@ -20,6 +20,7 @@ mod commit;
 mod create;
 mod destroy;
 mod events;
+mod groundwork;
 mod limits;
 mod link;
 mod requests;
@@ -57,6 +58,7 @@ use crate::{
     instance::IdBlock,
     landlock,
     mounts::Home,
+    namespace::HostNetwork,
     rlimit,
     seccomp::{self, SeccompError},
     sys::program::Strings,
@@ -67,6 +69,7 @@ use build::Build;
 use commit::Commits;
 use create::Create;
 use events::Poller;
+use groundwork::Groundwork;
 use link::Link;
 use table::Table;
 
@@ -196,6 +199,8 @@ fn run_building(
 struct Parts {
     bases: PathBuf,
     home: Home,
+    /// Where network namespaces can be made ahead.
+    host_network: Option<HostNetwork>,
     cgroups: Cgroups,
     store: Store,
     cores: Vec<u16>,
@@ -223,6 +228,7 @@ struct Spawner {
     signals: SignalFd,
     /// Skeletons that are asked for and not begun.
     creates: VecDeque<Create>,
+    groundwork: Groundwork,
     commits: Commits,
     /// Whether removed trees wait to be deleted.
     untidy: bool,
@@ -241,6 +247,7 @@ impl Spawner {
             table,
             signals,
             creates: VecDeque::new(),
+            groundwork: Groundwork::default(),
             commits: Commits::default(),
             untidy: true,
         };
@@ -292,6 +299,8 @@ impl Parts {
         Ok(Self {
             bases: config.data_dir.join("bases"),
             home,
+            host_network: HostNetwork::open()
+                .map_err(|failure| at("open the network namespace")(failure.errno))?,
             cgroups: Cgroups::prepare(&config.instance)?,
             store: Store::new(config.data_dir.join("trees")),
             cores: config.cores.clone(),

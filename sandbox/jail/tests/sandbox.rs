@@ -14,6 +14,8 @@ mod ends;
 mod files;
 #[path = "sandbox/gateway.rs"]
 mod gateway;
+#[path = "sandbox/groundwork.rs"]
+mod groundwork;
 #[path = "sandbox/hostile_gateway.rs"]
 mod hostile_gateway;
 #[path = "sandbox/left_out.rs"]

@@ -416,7 +416,10 @@ fn nothing_host_side_opens_a_path_in_a_tree_that_a_sandbox_can_write() {
             let ways = WAYS_INTO_A_TREE.iter();
             let into = line.contains("/proc/{") && ways.clone().any(|way| line.contains(way));
             assert!(!into, "{name}: {line}");
-            if line.contains("setns(") {
+            // Into a network namespace: it holds no file.
+            if line.contains("setns(") && line.contains("CloneFlags::CLONE_NEWNET)") {
+                assert_eq!(name, "sandbox/jail/src/namespace.rs", "{line}");
+            } else if line.contains("setns(") {
                 visits += 1;
                 assert!(VISITORS.contains(&name.as_str()), "{name}: {line}");
             }

@@ -12,7 +12,7 @@ use crate::{
     enter::{self, Plan},
     failure::{Failure, at},
     idmap::Ids,
-    namespace,
+    namespace::{self, HostNetwork},
     sys::clone::{Cloned, fork_into},
     verify,
     walls::{self, Raise, Wall, Walls},
@@ -20,6 +20,9 @@ use crate::{
 
 /// A sandbox's first process.
 type First = (Pid, OwnedFd);
+
+/// Makes a network namespace and comes back.
+pub(super) type MakeNetwork = fn(&HostNetwork) -> Result<OwnedFd, Failure>;
 
 /// One choice of walls.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +32,8 @@ pub(super) struct Build {
     /// Sets the limits; those of before, where there were any.
     pub(super) limit:
         fn(&SandboxCgroup, &SandboxLimits, Option<&SandboxLimits>) -> Result<(), Failure>,
+    /// Makes a network namespace ahead of need; none where sandboxes get none.
+    pub(super) network: Option<MakeNetwork>,
     /// Looks at init from outside before the skeleton is handed out.
     pub(super) look: fn(Pid, Ids) -> Result<(), Failure>,
 }
@@ -39,6 +44,7 @@ impl Build {
         Self {
             clone: clone::<W>,
             limit: limit::<W>,
+            network: W::stands(Wall::NetworkNamespace).then_some(HostNetwork::make_another),
             look: verify::from_outside::<W>,
         }
     }
@@ -47,7 +53,7 @@ impl Build {
 fn clone<W: Walls>(plan: &Plan<'_>, unified: Option<BorrowedFd<'_>>) -> Result<First, Failure> {
     W::raise(Wall::TimeNamespace, clock::unshare_for_children)?;
     let unified = unified.filter(|_| W::stands(Wall::Cgroup));
-    let cloned = fork_into(namespace::with_clone::<W>(), unified);
+    let cloned = fork_into(namespace::with_clone::<W>(plan.network), unified);
     match cloned.map_err(at("clone the first process"))? {
         Cloned::Child => enter::child::<W>(plan),
         Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),

@@ -16,12 +16,12 @@ use nix::errno::Errno;
 use super::{
     Parts, Spawner, c_path,
     events::Source,
+    groundwork::Place,
     limits,
     requests::refused,
     table::{Sandbox, Starting, State},
 };
 use crate::{
-    cgroup::{self, SandboxCgroup},
     enter::{self, MAPS_WRITTEN, Plan, says},
     failure::{Failure, at},
     idmap::Ids,
@@ -110,14 +110,23 @@ impl Spawner {
         limits: &SandboxLimits,
     ) -> Result<(), Failure> {
         let order = self.parts.check(spec, limits)?;
-        let Some((id, pair, ids)) = self.table.reserve() else {
+        let Some((pair, ids)) = self.table.reserve() else {
             return Err(Failure {
                 step: "make one more sandbox".into(),
                 errno: Errno::EAGAIN,
             });
         };
-        match start(&self.parts, &order, id, pair, ids, request) {
-            Ok(sandbox) => self.adopt(id, sandbox),
+        let (network, place) = self.groundwork.take(limits);
+        let started = match place {
+            Some(place) => Ok(place),
+            None => Place::make(&self.parts, self.table.next_id(), limits),
+        };
+        let started = started.and_then(|place| {
+            let id = place.id;
+            start(&self.parts, &order, network, place, (pair, ids), request).map(|one| (id, one))
+        });
+        match started {
+            Ok((id, sandbox)) => self.adopt(id, sandbox),
             Err(failure) => {
                 self.table.give_back(pair);
                 Err(failure)
@@ -189,7 +198,6 @@ impl Spawner {
         let Some(sandbox) = self.table.get_mut(id) else {
             return Ok(());
         };
-        let mut fds = cgroup::report_files(&sandbox.cgroup)?;
         sandbox.announced = true;
         let Some(State::Starting(starting)) = self.table.set_state(id, State::Skeleton) else {
             return Err(refused("announce the sandbox twice"));
@@ -198,7 +206,8 @@ impl Spawner {
         self.poller
             .forget(starting.setup.as_fd())
             .map_err(at("leave the setup socket"))?;
-        fds.insert(0, starting.control);
+        let mut fds = vec![starting.control];
+        fds.extend(starting.reports);
         debug_assert_eq!(fds.len(), CREATED_FDS);
         self.link.push(
             &Event::Created {
@@ -282,28 +291,27 @@ impl Parts {
 fn start(
     parts: &Parts,
     order: &Order<'_>,
-    id: SandboxId,
-    pair: u32,
-    ids: Ids,
+    network: Option<OwnedFd>,
+    place: Place,
+    (pair, ids): (u32, Ids),
     request: RequestId,
 ) -> Result<Sandbox, Failure> {
-    let cgroup = parts.cgroups.create(id)?;
     // Before its first process: there is no moment without them.
-    let started = (parts.build.limit)(&cgroup, &order.limits, None)
-        .and_then(|()| start_in(parts, order, ids, &cgroup));
+    let started = (parts.build.limit)(&place.cgroup, &order.limits, Some(&place.limits))
+        .and_then(|()| start_in(parts, order, network, &place, ids));
     match started {
         Ok(Started {
             pid,
             pidfd,
             setup,
             control,
-            oom,
         }) => {
             let deadline = Instant::now() + Duration::from_millis(START_MS_MAX);
             let state = State::Starting(Starting {
                 request,
                 setup,
                 control,
+                reports: place.reports,
                 deadline,
             });
             Ok(Sandbox {
@@ -311,8 +319,8 @@ fn start(
                 ids,
                 pid,
                 pidfd,
-                cgroup,
-                oom,
+                cgroup: place.cgroup,
+                oom: place.oom,
                 oom_seen: false,
                 limits: order.limits,
                 root: order.root,
@@ -321,8 +329,7 @@ fn start(
             })
         }
         Err(failure) => {
-            // No process was ever in it, so this cannot be EBUSY; were it something else, the next start sweeps.
-            let _left = cgroup.remove();
+            place.give_up();
             Err(failure)
         }
     }
@@ -334,17 +341,15 @@ struct Started {
     pidfd: OwnedFd,
     setup: OwnedFd,
     control: OwnedFd,
-    oom: Option<nix::sys::eventfd::EventFd>,
 }
 
 fn start_in(
     parts: &Parts,
     order: &Order<'_>,
+    network: Option<OwnedFd>,
+    place: &Place,
     ids: Ids,
-    cgroup: &SandboxCgroup,
 ) -> Result<Started, Failure> {
-    let tasks = cgroup.tasks()?;
-    let oom = cgroup.watch_oom()?;
     let (control, init_control) = socket::pair().map_err(at("make the control socket"))?;
     let (setup, init_setup) = socket::pair().map_err(at("make the setup socket"))?;
     let scratch = Scratch::new(&order.limits, ids, order.root);
@@ -357,7 +362,8 @@ fn start_in(
         base: &order.base,
         owners: owners.as_ref().map(AsFd::as_fd),
         scratch,
-        tasks: &tasks,
+        tasks: &place.tasks,
+        network: network.as_ref().map(AsFd::as_fd),
         control: &init_control,
         setup: &init_setup,
         image: parts.init_image.as_fd(),
@@ -370,12 +376,11 @@ fn start_in(
         filter: order.filter,
         core: order.core,
     };
-    let (pid, pidfd) = (parts.build.clone)(&plan, cgroup.unified())?;
+    let (pid, pidfd) = (parts.build.clone)(&plan, place.cgroup.unified())?;
     Ok(Started {
         pid,
         pidfd,
         setup,
         control,
-        oom,
     })
 }

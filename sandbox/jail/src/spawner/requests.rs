@@ -12,6 +12,7 @@ use nix::{errno::Errno, sys::epoll::EpollTimeout};
 use super::{
     Ended, Spawner, SpawnerError, at,
     events::Source,
+    groundwork::GROUNDWORK_QUIET_MS,
     link::Closed,
     table::{Sandbox, State},
 };
@@ -49,8 +50,12 @@ impl Spawner {
             .poller
             .wait(self.timeout())
             .map_err(at("wait for events"))?;
-        if sources.is_empty() && self.untidy {
-            self.tidy();
+        if sources.is_empty() {
+            if self.untidy {
+                self.tidy();
+            } else if self.is_quiet() {
+                self.lay_groundwork();
+            }
         }
         for source in sources {
             match source {
@@ -87,6 +92,9 @@ impl Spawner {
         }
         if any(|sandbox| matches!(sandbox.state, State::Starting(_))) {
             return EpollTimeout::from(DEADLINE_LOOK_MS);
+        }
+        if self.lacks_groundwork() {
+            return EpollTimeout::from(GROUNDWORK_QUIET_MS);
         }
         EpollTimeout::NONE
     }
@@ -194,6 +202,7 @@ impl Spawner {
     fn end(&mut self) -> Result<(), SpawnerError> {
         let deadline = Instant::now() + Duration::from_millis(END_MS_MAX);
         self.abandon_commits();
+        self.groundwork.give_up();
         for id in self.table.ids() {
             self.destroy(id, Cause::Destroyed);
         }

@@ -61,6 +61,8 @@ pub(super) struct Starting {
     pub(super) setup: OwnedFd,
     /// The gateway's end of the control socket.
     pub(super) control: OwnedFd,
+    /// The cgroup files that the gateway reads by itself.
+    pub(super) reports: Vec<OwnedFd>,
     pub(super) deadline: Instant,
 }
 
@@ -87,17 +89,22 @@ impl Table {
         }
     }
 
-    /// An id and a pair for one more sandbox; None where all are taken. A pair comes back by [`Table::remove`] or
+    /// An id that no sandbox has had.
+    pub(super) fn next_id(&mut self) -> SandboxId {
+        let id = SandboxId(self.next);
+        self.next += 1;
+        id
+    }
+
+    /// A pair for one more sandbox; None where all are taken. A pair comes back by [`Table::remove`] or
     /// [`Table::give_back`] only, so it is never shared and never reused while a process could still have it.
-    pub(super) fn reserve(&mut self) -> Option<(SandboxId, u32, Ids)> {
+    pub(super) fn reserve(&mut self) -> Option<(u32, Ids)> {
         let pair = self.free_pairs.pop()?;
         let Some(first) = self.block.pair(pair) else {
             self.free_pairs.push(pair);
             return None;
         };
-        let id = SandboxId(self.next);
-        self.next += 1;
-        Some((id, pair, Ids::from_first(first)))
+        Some((pair, Ids::from_first(first)))
     }
 
     /// A pair that no process ever got.

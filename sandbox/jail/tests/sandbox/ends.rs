@@ -9,7 +9,10 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::world::{World, cgroups_named, eventually, is_root, limits};
+use crate::{
+    groundwork::wait_for_groundwork,
+    world::{World, cgroups_named, eventually, is_root, limits},
+};
 
 /// Processes of this instance's sandboxes, by their host uids.
 fn processes(world_ids: std::ops::Range<u32>) -> Vec<i32> {
@@ -65,6 +68,7 @@ fn two_hundred_sandboxes_later_the_spawner_is_as_it_was() {
     };
     let sandbox = world.create();
     world.destroy(sandbox.id);
+    wait_for_groundwork(&world, 0);
     let before = state(&world);
     for round in 0..50 {
         let sandboxes: Vec<_> = (0..4).map(|_| world.create()).collect();
@@ -78,6 +82,7 @@ fn two_hundred_sandboxes_later_the_spawner_is_as_it_was() {
             }
         }
     }
+    wait_for_groundwork(&world, 0);
     assert_eq!(state(&world), before);
     world.close();
 }

@@ -274,11 +274,19 @@ impl World {
     }
 
     pub(crate) fn try_create(&mut self, spec: SkeletonSpec) -> Result<Sandbox, Event> {
+        self.try_create_with(spec, limits())
+    }
+
+    pub(crate) fn try_create_with(
+        &mut self,
+        spec: SkeletonSpec,
+        limits: SandboxLimits,
+    ) -> Result<Sandbox, Event> {
         let request = self.next_request();
         self.send(&Request::Create {
             request,
             spec,
-            limits: limits(),
+            limits,
         });
         match self.answer() {
             (

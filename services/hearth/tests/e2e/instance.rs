@@ -36,6 +36,9 @@ const ABANDON_MAX: Duration = Duration::from_secs(5);
 /// How much of the log a failed test shows, in bytes.
 const LOG_TAIL_BYTES: usize = 8 * 1024;
 
+/// Cgroups that the spawner has ready for sandboxes to come.
+const AHEAD_MAX: usize = 4;
+
 /// Open files of the gateway that may come and go by themselves: the database opens its log and its shared memory when
 /// it first needs them.
 const FDS_SLACK: usize = 4;
@@ -349,11 +352,13 @@ impl Instance {
         let (native, wasm) = (of("native"), of("wasm"));
         let instance = self.home.instance();
         for (path, sandboxes) in world::cgroups_of(&instance) {
-            if sandboxes.len() != native + wasm {
+            let (held, ahead): (Vec<_>, Vec<_>) = sandboxes
+                .iter()
+                .partition(|sandbox| world::holds_processes(&path.join(sandbox)));
+            if held.len() != native + wasm || AHEAD_MAX < ahead.len() {
+                let place = path.display();
                 return Err(format!(
-                    "{} has {} for {native} + {wasm}",
-                    path.display(),
-                    sandboxes.len()
+                    "{place}: {held:?} and {ahead:?} for {native} + {wasm}"
                 ));
             }
         }

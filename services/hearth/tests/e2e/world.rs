@@ -78,7 +78,12 @@ pub(crate) fn in_cgroups_of(instance: &str) -> Vec<Process> {
     processes().into_iter().filter(inside).collect()
 }
 
-/// The sandboxes' directories of this instance, by hierarchy.
+/// Whether a process is in this cgroup.
+pub(crate) fn holds_processes(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.procs")).is_ok_and(|text| !text.is_empty())
+}
+
+/// The sandboxes' directories of this instance, by hierarchy, those made ahead of need included.
 pub(crate) fn cgroups_of(instance: &str) -> BTreeMap<PathBuf, Vec<String>> {
     let mut found = BTreeMap::new();
     find_cgroups(
