@@ -6,6 +6,9 @@
 //! A plain `cargo build` must make all of them, so this script calls cargo again. The inner build has a target directory of
 //! its own: the outer cargo holds the lock of the outer one.
 
+#[path = "../../sandbox/jail/init_target.rs"]
+mod init_target;
+
 use std::env;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,10 +21,13 @@ struct Image {
     features: &'static [&'static str],
 }
 
+/// The one that is linked with musl where that can be had.
+const INIT: &str = "hearth-init";
+
 const IMAGES: [Image; 3] = [
     Image {
         package: "hearth-jail",
-        binary: "hearth-init",
+        binary: INIT,
         features: &[],
     },
     // Without a compiler: the process that holds tenants' instances cannot turn bytes into code.
@@ -41,13 +47,14 @@ const IMAGES: [Image; 3] = [
 const RUSTFLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static";
 
 /// What the images are made of, relative to the workspace.
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     "Cargo.lock",
     "sandbox/protocol/src",
     "sandbox/protocol/Cargo.toml",
     "sandbox/jail/src",
     "sandbox/jail/profiles",
     "sandbox/jail/Cargo.toml",
+    "sandbox/jail/init_target.rs",
     "sandbox/wasm/src",
     "sandbox/wasm/Cargo.toml",
 ];
@@ -91,7 +98,10 @@ fn build() -> Result<(), String> {
         .nth(2)
         .ok_or("the crate is not in services/ of a workspace")?;
     let arch = env::var_os("CARGO_CFG_TARGET_ARCH").ok_or("CARGO_CFG_TARGET_ARCH is not set")?;
-    let triple = format!("{}-unknown-linux-gnu", arch.display());
+    let arch = arch.to_string_lossy();
+    let rustc = env::var_os("RUSTC").ok_or("RUSTC is not set")?;
+    let init_triple = init_target::init_target(&rustc, &arch);
+    let other_triple = format!("{arch}-unknown-linux-gnu");
     let images_dir = target_dir(&out_dir)?.join("images");
 
     for source in SOURCES {
@@ -103,8 +113,12 @@ fn build() -> Result<(), String> {
     println!("cargo:rerun-if-changed=build.rs");
 
     for image in &IMAGES {
-        build_image(image, workspace, &images_dir, &triple)?;
-        let built = images_dir.join(&triple).join("release").join(image.binary);
+        let triple = match image.binary {
+            INIT => &init_triple,
+            _ => &other_triple,
+        };
+        build_image(image, workspace, &images_dir, triple)?;
+        let built = images_dir.join(triple).join("release").join(image.binary);
         let embedded = out_dir.join(image.binary);
         std::fs::copy(&built, &embedded)
             .map_err(|problem| format!("cannot copy {}: {problem}", built.display()))?;

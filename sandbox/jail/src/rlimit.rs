@@ -30,15 +30,15 @@ pub(crate) const LIMITS: [(libc::c_int, u64); 9] = [
     (RLIMIT_SIGPENDING, 1024),
 ];
 
-const RLIMIT_CORE: libc::c_int = libc::RLIMIT_CORE.cast_signed();
-const RLIMIT_NOFILE: libc::c_int = libc::RLIMIT_NOFILE.cast_signed();
-const RLIMIT_FSIZE: libc::c_int = libc::RLIMIT_FSIZE.cast_signed();
-const RLIMIT_STACK: libc::c_int = libc::RLIMIT_STACK.cast_signed();
-const RLIMIT_MEMLOCK: libc::c_int = libc::RLIMIT_MEMLOCK.cast_signed();
-const RLIMIT_RTPRIO: libc::c_int = libc::RLIMIT_RTPRIO.cast_signed();
-const RLIMIT_NICE: libc::c_int = libc::RLIMIT_NICE.cast_signed();
-const RLIMIT_MSGQUEUE: libc::c_int = libc::RLIMIT_MSGQUEUE.cast_signed();
-const RLIMIT_SIGPENDING: libc::c_int = libc::RLIMIT_SIGPENDING.cast_signed();
+const RLIMIT_CORE: libc::c_int = Resource::RLIMIT_CORE as libc::c_int;
+const RLIMIT_NOFILE: libc::c_int = Resource::RLIMIT_NOFILE as libc::c_int;
+const RLIMIT_FSIZE: libc::c_int = Resource::RLIMIT_FSIZE as libc::c_int;
+const RLIMIT_STACK: libc::c_int = Resource::RLIMIT_STACK as libc::c_int;
+const RLIMIT_MEMLOCK: libc::c_int = Resource::RLIMIT_MEMLOCK as libc::c_int;
+const RLIMIT_RTPRIO: libc::c_int = Resource::RLIMIT_RTPRIO as libc::c_int;
+const RLIMIT_NICE: libc::c_int = Resource::RLIMIT_NICE as libc::c_int;
+const RLIMIT_MSGQUEUE: libc::c_int = Resource::RLIMIT_MSGQUEUE as libc::c_int;
+const RLIMIT_SIGPENDING: libc::c_int = Resource::RLIMIT_SIGPENDING as libc::c_int;
 
 /// Sets [`LIMITS`] on the calling process. None of them is a raise on a host with usual limits, so CAP_SYS_RESOURCE
 /// is not needed; where the host's own hard limit is lower still, this fails and names it.

@@ -11,6 +11,18 @@ const PAGEMAP_SCAN: u64 = 0xc060_6610;
 /// PR_GET_AUXV (uapi/linux/prctl.h): the caller's own auxiliary vector; libc does not have it.
 const PR_GET_AUXV: u64 = 0x4155_5856;
 
+/// uapi/linux/seccomp.h; the type of libc's differs by C library.
+const SECCOMP_FILTER_FLAG_TSYNC: u64 = 1;
+
+/// uapi/asm-generic/ioctls.h, which x86-64 and aarch64 share; the type of libc's differs by C library.
+const TCGETS: u64 = 0x5401;
+const TIOCGPGRP: u64 = 0x540f;
+const TIOCGWINSZ: u64 = 0x5413;
+const FIONREAD: u64 = 0x541b;
+const FIONBIO: u64 = 0x5421;
+const FIONCLEX: u64 = 0x5450;
+const FIOCLEX: u64 = 0x5451;
+
 /// Every namespace flag that clone(2) takes. CLONE_NEWTIME (0x80) is not among them: in clone's first argument that bit
 /// belongs to the exit signal, only clone3 and unshare know it.
 const CLONE_NEW_ANY: u64 = 0x7e02_0000;
@@ -72,21 +84,21 @@ fn unsigned(name: &str) -> Option<u64> {
         "CLONE_NEW_ANY" => CLONE_NEW_ANY,
         "CLONE_NEW_ANY_OR_THREAD" => CLONE_NEW_ANY | CLONE_THREAD_VM_SIGHAND,
         "CLONE_THREAD_VM_SIGHAND" => CLONE_THREAD_VM_SIGHAND,
-        "FIOCLEX" => libc::FIOCLEX,
-        "FIONBIO" => libc::FIONBIO,
-        "FIONCLEX" => libc::FIONCLEX,
-        "FIONREAD" => libc::FIONREAD,
+        "FIOCLEX" => FIOCLEX,
+        "FIONBIO" => FIONBIO,
+        "FIONCLEX" => FIONCLEX,
+        "FIONREAD" => FIONREAD,
         "PAGEMAP_SCAN" => PAGEMAP_SCAN,
         "PR_GET_AUXV" => PR_GET_AUXV,
-        "SECCOMP_FILTER_FLAG_TSYNC" => libc::SECCOMP_FILTER_FLAG_TSYNC,
+        "SECCOMP_FILTER_FLAG_TSYNC" => SECCOMP_FILTER_FLAG_TSYNC,
         "SECCOMP_SET_MODE_FILTER" => u64::from(libc::SECCOMP_SET_MODE_FILTER),
         "S_IFIFO" => u64::from(libc::S_IFIFO),
         "S_IFMT" => u64::from(libc::S_IFMT),
         "S_IFREG" => u64::from(libc::S_IFREG),
         "S_IFSOCK" => u64::from(libc::S_IFSOCK),
-        "TCGETS" => libc::TCGETS,
-        "TIOCGPGRP" => libc::TIOCGPGRP,
-        "TIOCGWINSZ" => libc::TIOCGWINSZ,
+        "TCGETS" => TCGETS,
+        "TIOCGPGRP" => TIOCGPGRP,
+        "TIOCGWINSZ" => TIOCGWINSZ,
         _ => return None,
     })
 }

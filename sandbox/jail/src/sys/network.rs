@@ -23,9 +23,12 @@ pub(crate) fn loopback_up() -> nix::Result<()> {
     }
     request.ifr_ifru.ifru_flags = UP_AND_RUNNING;
     // SAFETY: SIOCSIFFLAGS reads a name and flags out of an ifreq, which outlives the call.
-    let result = unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    let result = unsafe { libc::ioctl(any.as_raw_fd(), SET_FLAGS, &raw const request) };
     Errno::result(result).map(drop)
 }
+
+/// The type of a request differs by C library.
+const SET_FLAGS: libc::Ioctl = libc::SIOCSIFFLAGS as libc::Ioctl;
 
 /// IFF_UP | IFF_RUNNING (netdevice(7)) as the field's type.
 const UP_AND_RUNNING: libc::c_short = 0x41;

@@ -244,16 +244,24 @@ fn begin_on(cores: &CpuSet) -> nix::Result<()> {
     nix::sched::sched_setaffinity(own, cores)
 }
 
-/// SCHED_OTHER at nice 0, whatever the parent has; of the class, looking first, as [`begin_on`].
+/// SCHED_OTHER at nice 0, whatever the parent has; of the class, looking first, as [`begin_on`]. By the bare system calls:
+/// musl's functions of these names always fail.
 fn normal_priority() -> nix::Result<()> {
     // SAFETY: sched_getscheduler(2) takes an integer; 0 is the calling process.
-    if unsafe { libc::sched_getscheduler(0) } != libc::SCHED_OTHER {
-        // SAFETY: sched_param is one integer, for which zero is a value.
-        let parameter: libc::sched_param = unsafe { std::mem::zeroed() };
-        // SAFETY: sched_setscheduler(2) reads one sched_param.
-        let result =
-            unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameter) };
-        checked_int(result)?;
+    let class = checked(unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) })?;
+    if class != libc::c_long::from(libc::SCHED_OTHER) {
+        // The kernel's struct sched_param is one integer.
+        let priority: c_int = 0;
+        // SAFETY: sched_setscheduler(2) takes integers and reads one sched_param.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_sched_setscheduler,
+                0,
+                libc::SCHED_OTHER,
+                &raw const priority,
+            )
+        };
+        checked(result)?;
     }
     // SAFETY: setpriority(2) takes integers; 0 is the calling process.
     checked_int(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) })

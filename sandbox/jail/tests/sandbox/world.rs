@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A spawner of its own per test, with a data directory, and the test as its gateway.
 
+#[path = "../../init_target.rs"]
+mod init_target;
+
 use std::{
     fs,
     io::{IoSlice, IoSliceMut, Read, Seek, Write},
@@ -66,7 +69,8 @@ pub(crate) fn programs() -> &'static Programs {
         fs::create_dir_all(&temporary).unwrap();
         // A directory of its own: the outer cargo holds the lock of the shared one.
         let images = temporary.join("images");
-        let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        let target = init_target::init_target(&rustc, std::env::consts::ARCH);
         // As services/hearth builds it: static, because no base has a loader for it.
         let built = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--release", "--package", "hearth-jail"])
