@@ -31,6 +31,7 @@ enum Seat {
 
 /// Runs one invocation and records it.
 pub(crate) async fn drive(pool: Arc<Pool>, shard: usize, roster: Arc<Roster>, mut record: Record) {
+    pool.pace.note_call();
     let mut tries_left = BEGIN_TRIES_MAX;
     let outcome = loop {
         tries_left -= 1;

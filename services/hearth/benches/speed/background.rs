@@ -28,8 +28,8 @@ pub(crate) const SPACING: Duration = Duration::from_millis(1);
 /// Calls between two looks at the metrics.
 const CALLS_PER_LOOK: usize = 50;
 
-/// A server that takes longer is measured for this long.
-const MAKING_MAX: Duration = Duration::from_secs(60);
+/// A server that takes longer is measured for this long. Hearth does: while it is called it makes two in a second.
+const MAKING_MAX: Duration = Duration::from_secs(30);
 
 /// After the last skeleton, until the machine is quiet again.
 const SETTLE: Duration = Duration::from_secs(1);
