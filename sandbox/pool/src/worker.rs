@@ -16,7 +16,10 @@ use hearth_protocol::{
     frame::{self, FrameError, PACKET_BYTES_MAX},
     worker::{Ending, Event, INFLIGHT_MAX, Request, Stream, Usage},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::yield_now,
+};
 
 use crate::{
     channel::{Channel, ChannelError},
@@ -382,6 +385,8 @@ async fn read(channel: Arc<Channel>, calls: Arc<Calls>) {
             );
             break;
         }
+        // Those who were just told go first: nothing more to read is a system call, too, and their answers wait for it.
+        yield_now().await;
     }
     calls.end();
 }
