@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::load::Outcome;
+use crate::phases::Phases;
 use crate::subjects::Subject;
 use crate::usage::Usage;
 
@@ -49,6 +50,8 @@ impl Call {
 pub(crate) struct Calls {
     micros: Vec<f64>,
     starts: BTreeMap<String, usize>,
+    /// Of Hearth's functions.
+    pub(crate) phases: Option<Phases>,
 }
 
 impl Calls {
@@ -103,6 +106,16 @@ impl LatencyRow {
 
     pub(crate) fn count(&self) -> usize {
         self.rounds.iter().map(Calls::count).sum()
+    }
+
+    /// What the phases of all rounds came to, where the server has any.
+    pub(crate) fn phases(&self) -> Option<Phases> {
+        let rounds = self.rounds.iter().filter_map(|round| round.phases.as_ref());
+        rounds.fold(None, |sum, round| {
+            let mut sum: Phases = sum.unwrap_or_default();
+            sum.add(round);
+            Some(sum)
+        })
     }
 
     /// Where the sandboxes came from, by `Hearth-Start`.

@@ -11,6 +11,7 @@ use crate::echoes::{Echo, Echoes};
 use crate::figures::{Call, Calls, Figures};
 use crate::http::{self, Connection};
 use crate::options::Length;
+use crate::phases::Phases;
 use crate::placement::Placement;
 use crate::server::Hearth;
 use crate::subjects::Subject;
@@ -25,6 +26,9 @@ const SKELETONS: usize = 4;
 
 /// Deploying tries a sandbox and throws it away, and the kernel takes its namespaces down later.
 const SETTLE: Duration = Duration::from_millis(300);
+
+/// A receipt is written when the sandbox is clean again, after the answer.
+pub(crate) const RECEIPT: Duration = Duration::from_millis(20);
 
 /// A server with skeletons and one without.
 #[derive(Debug)]
@@ -94,12 +98,15 @@ fn calls(hearth: &Hearth, spacing: Duration, count: usize) -> Result<Calls> {
     // The connection is open and accepted before the calls that count.
     connection.healthz()?;
     let _placed = connection.place(Placement::SameCore)?;
+    let before = Phases::read(&mut connection)?;
     pause(SETTLE);
     let mut calls = Calls::default();
     for request in requests {
         pause(spacing);
         calls.time(|| connection.echo(&request, PAYLOAD))?;
     }
+    pause(RECEIPT);
+    calls.phases = Some(Phases::read(&mut connection)?.since(&before));
     Ok(calls)
 }
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::figures::{Call, Calls, Figures};
+use crate::first::RECEIPT;
 use crate::http::Connection;
 use crate::options::Length;
+use crate::phases::Phases;
 use crate::placement::Placement;
 use crate::subjects::{LATENCY, Server, Subject, Way, World};
 use crate::{PAYLOAD, SPACINGS, pause};
@@ -48,7 +50,8 @@ pub(crate) fn round(world: &World, length: Length, figures: &mut Figures) -> Res
             match way {
                 Way::Http(server) => {
                     for (call, placement) in PLACEMENTS {
-                        if let Some(calls) = over_http(&server, placement, spacing, count)? {
+                        let placed = over_http(&server, subject, placement, spacing, count)?;
+                        if let Some(calls) = placed {
                             figures.add_calls(subject, call, spacing, calls);
                         }
                     }
@@ -68,6 +71,7 @@ pub(crate) fn round(world: &World, length: Length, figures: &mut Figures) -> Res
 /// where there is no such place for the caller.
 fn over_http(
     server: &Server,
+    subject: Subject,
     placement: Placement,
     spacing: Duration,
     count: usize,
@@ -77,7 +81,20 @@ fn over_http(
     let Some(_placed) = connection.place(placement)? else {
         return Ok(None);
     };
-    calls(spacing, count, || connection.echo(&server.request, PAYLOAD)).map(Some)
+    // What is not Hearth keeps no such account.
+    let before = match subject {
+        Subject::NativeGlibc | Subject::NativeNolibc | Subject::Wasm => {
+            pause(RECEIPT);
+            Some(Phases::read(&mut connection)?)
+        }
+        _ => None,
+    };
+    let mut calls = calls(spacing, count, || connection.echo(&server.request, PAYLOAD))?;
+    if let Some(before) = before {
+        pause(RECEIPT);
+        calls.phases = Some(Phases::read(&mut connection)?.since(&before));
+    }
+    Ok(Some(calls))
 }
 
 /// After one call that is not counted.

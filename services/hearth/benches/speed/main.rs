@@ -19,6 +19,7 @@ mod load;
 mod memory;
 mod options;
 mod peers;
+mod phases;
 mod placement;
 mod report;
 mod server;

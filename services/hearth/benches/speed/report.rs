@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The tables, and the JSON beside them, which has every round.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use crate::echoes;
 use crate::figures::{Call, Figures, LatencyRow, median, ratio};
 use crate::options::Length;
+use crate::phases::PHASES;
 use crate::subjects::Subject;
 use crate::targets::{ELSEWHERE, Target, Wanted};
 
@@ -33,6 +35,7 @@ pub(crate) fn write(
     let mut out = std::io::stdout().lock();
     writeln!(out, "machine: {machine}\n")?;
     latency_table(figures, &mut out)?;
+    phase_table(figures, &mut out)?;
     throughput_table(figures, &mut out)?;
     memory_table(figures, &mut out)?;
     for (skeletons, seconds) in &figures.makings {
@@ -79,6 +82,36 @@ fn latency_table(figures: &Figures, out: &mut impl Write) -> Result<()> {
             row.p99(),
             spawn.map_or_else(|| "–".to_owned(), |times| format!("{times:.2}")),
             starts.join(", "),
+        )?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+fn phase_table(figures: &Figures, out: &mut impl Write) -> Result<()> {
+    let rows = figures.latencies.iter();
+    let rows: Vec<_> = rows.filter_map(|row| Some((row, row.phases()?))).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "| subject | call | spacing | {} |\n| --- | --- | ---: |{}",
+        PHASES.join(" | "),
+        " ---: |".repeat(PHASES.len())
+    )?;
+    for (row, phases) in rows {
+        let mean = |phase| {
+            let mean = phases.mean_us(phase);
+            mean.map_or_else(|| "–".to_owned(), |mean| format!("{mean:.0}"))
+        };
+        writeln!(
+            out,
+            "| {} | {} | {} ms | {} |",
+            row.subject.name(),
+            row.call.name(),
+            row.spacing.as_millis(),
+            PHASES.map(mean).join(" | "),
         )?;
     }
     writeln!(out)?;
@@ -193,20 +226,8 @@ fn spread(values: &[f64]) -> String {
 }
 
 fn as_json(figures: &Figures, targets: &[Target], machine: &Value) -> Value {
-    let latencies = figures.latencies.iter().map(|row| {
-        json!({
-            "subject": row.subject.name(),
-            "call": row.call.name(),
-            "spacing_ms": row.spacing.as_millis(),
-            "calls": row.count(),
-            "p50_us": median(&row.p50s()),
-            "p99_us": row.p99(),
-            "times_posix_spawn": times_spawn(figures, row),
-            "starts": row.starts(),
-            "rounds_p50_us": row.p50s(),
-            "rounds_p99_us": row.p99s(),
-        })
-    });
+    let latencies = figures.latencies.iter();
+    let latencies = latencies.map(|row| latency_json(figures, row));
     let throughputs = figures.throughputs.iter().map(|row| {
         let rounds = row.rounds.iter().map(|block| {
             json!({
@@ -262,5 +283,23 @@ fn as_json(figures: &Figures, targets: &[Target], machine: &Value) -> Value {
         "skeletons_made_and_seconds": figures.makings,
         "not_measured": figures.gaps,
         "targets": targets.collect::<Vec<_>>(),
+    })
+}
+
+fn latency_json(figures: &Figures, row: &LatencyRow) -> Value {
+    json!({
+        "subject": row.subject.name(),
+        "call": row.call.name(),
+        "spacing_ms": row.spacing.as_millis(),
+        "calls": row.count(),
+        "p50_us": median(&row.p50s()),
+        "p99_us": row.p99(),
+        "times_posix_spawn": times_spawn(figures, row),
+        "starts": row.starts(),
+        "phases_mean_us": row.phases().map(|phases| {
+            PHASES.map(|phase| (phase, phases.mean_us(phase))).into_iter().collect::<BTreeMap<_, _>>()
+        }),
+        "rounds_p50_us": row.p50s(),
+        "rounds_p99_us": row.p99s(),
     })
 }
