@@ -4,9 +4,9 @@
 //!
 //! `cargo run --release -p hearth-jail --example price_of_walls -- [--rounds N] [--runs N] [--program FILE]`
 //!
-//! A round takes each sandbox in turn, and makes some calls back to back in it and in one with every wall, so that
-//! whatever else the machine does falls on both; all run on one core. Compared is within such a pair, and the median of
-//! the rounds is printed; the first line holds every wall against every wall, and shows how exact that is. Without
+//! A round takes each sandbox in turn, and calls it and one with every wall alternately, so that whatever else the machine
+//! does falls on both; all run on one core. Of a round the median call counts, compared is within such a pair, and the
+//! median of the rounds is printed; the first line holds every wall against every wall, and shows how exact that is. Without
 //! `--program`, a static executable that is the tests' probe copies stdin to stdout.
 //!
 //! `price_of_walls spawner NAME …` is the spawner of one of them, as `lone_spawner`; the tests use it, too.
@@ -94,9 +94,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut set = CpuSet::new();
     set.set(core.into())?;
     sched_setaffinity(Pid::from_raw(0), &set)?;
-    for round in 0..wanted.rounds {
+    for _ in 0..wanted.rounds {
         for choice in &mut choices {
-            choice.round(&mut every, round, wanted.runs);
+            choice.round(&mut every, wanted.runs);
         }
     }
     report(&choices, &wanted);
@@ -164,18 +164,11 @@ impl Called {
         assert!(echoed, "{}: {outcome:?}", self.name);
     }
 
-    fn cost(&mut self, runs: u32) -> Cost {
-        let cpu_before = self.cpu_us();
+    /// Microseconds that one call takes.
+    fn timed(&mut self) -> f64 {
         let begun = Instant::now();
-        for _ in 0..runs {
-            self.call();
-        }
-        let wall = begun.elapsed().as_secs_f64() * 1e6;
-        let runs = f64::from(runs);
-        Cost {
-            wall: wall / runs,
-            cpu: (self.cpu_us() - cpu_before) / runs,
-        }
+        self.call();
+        begun.elapsed().as_secs_f64() * 1e6
     }
 
     /// CPU time of init and its children so far: v1 in nanoseconds, v2 among others in microseconds.
@@ -190,24 +183,40 @@ impl Called {
 }
 
 impl Choice {
-    /// Who is first changes from round to round: the second finds warmer caches.
-    fn round(&mut self, every: &mut Called, round: usize, runs: u32) {
-        let pair = if round.is_multiple_of(2) {
-            let with_every = every.cost(runs);
-            (with_every, self.called.cost(runs))
-        } else {
-            let with_these = self.called.cost(runs);
-            (every.cost(runs), with_these)
+    /// Call by call in turn, so that whatever the machine does meanwhile it does to both; who is first changes each time.
+    /// Of the calls the median counts: one that was interrupted says nothing about walls.
+    fn round(&mut self, every: &mut Called, runs: u32) {
+        let cpu_before = (every.cpu_us(), self.called.cpu_us());
+        let mut walls = (Vec::new(), Vec::new());
+        for run in 0..runs {
+            if run.is_multiple_of(2) {
+                walls.0.push(every.timed());
+                walls.1.push(self.called.timed());
+            } else {
+                walls.1.push(self.called.timed());
+                walls.0.push(every.timed());
+            }
+        }
+        let cost = |called: &Called, walls, cpu_before| Cost {
+            wall: median(walls),
+            cpu: (called.cpu_us() - cpu_before) / f64::from(runs),
         };
+        let pair = (
+            cost(every, walls.0, cpu_before.0),
+            cost(&self.called, walls.1, cpu_before.1),
+        );
         self.rounds.push(pair);
     }
 
     /// The median of what a function makes of each round.
     fn median(&self, of: impl Fn(Cost, Cost) -> f64) -> f64 {
-        let mut values: Vec<f64> = self.rounds.iter().map(|pair| of(pair.0, pair.1)).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(0.0)
+        median(self.rounds.iter().map(|pair| of(pair.0, pair.1)).collect())
     }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 fn report(choices: &[Choice], wanted: &Wanted) {
