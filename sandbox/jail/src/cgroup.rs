@@ -26,7 +26,10 @@ use cgroups_rs::{
     MaxValue, cpu::CpuController, error::Error as ControllerError, memory::MemController,
     pid::PidController,
 };
-use hearth_protocol::spawner::{CgroupLayout, SandboxLimits, Totals};
+use hearth_protocol::{
+    isolation::LimitReading,
+    spawner::{CgroupLayout, SandboxLimits, Totals},
+};
 use nix::{
     errno::Errno,
     sys::eventfd::{EfdFlags, EventFd},
@@ -304,6 +307,9 @@ const READINGS: [(Controller, &[&str]); 4] = [
             "memory.max",
             "memory.swap.max",
             "memory.current",
+            "memory.peak",
+            "memory.max_usage_in_bytes",
+            "memory.events",
             "memory.oom.group",
         ],
     ),
@@ -317,7 +323,10 @@ const READINGS: [(Controller, &[&str]); 4] = [
         ],
     ),
     (Controller::Cpuacct, &["cpuacct.usage"]),
-    (Controller::Pids, &["pids.max", "pids.current"]),
+    (
+        Controller::Pids,
+        &["pids.max", "pids.current", "pids.events"],
+    ),
 ];
 
 #[derive(Clone, Copy)]
@@ -347,17 +356,69 @@ pub(crate) fn readings(cgroup: &SandboxCgroup) -> BTreeMap<String, String> {
     all
 }
 
-/// Whether memory and processes are limited, by the files of [`readings`].
-pub(crate) fn is_limited(readings: &BTreeMap<String, String>) -> bool {
-    let value = |names: [&str; 2]| names.iter().find_map(|name| readings.get(*name));
-    let memory = value(["memory/memory.max", "memory/memory.limit_in_bytes"]);
-    let pids = readings.get("pids/pids.max");
-    let below = |text: Option<&String>, limit: u64| {
-        text.and_then(|text| text.parse::<u64>().ok())
-            .is_some_and(|value| value < limit)
+/// v1 says "no limit" as the largest multiple of the page size below 2^63.
+const UNLIMITED_FROM: u64 = 1 << 62;
+
+/// What the files of [`readings`] limit, and the use of it.
+pub(crate) fn limits(readings: &BTreeMap<String, String>) -> Vec<LimitReading> {
+    let text = |names: [&str; 2]| names.iter().find_map(|name| readings.get(*name));
+    let number = |names| text(names).and_then(|text| text.parse::<u64>().ok());
+    let memory = number(["memory/memory.max", "memory/memory.limit_in_bytes"]);
+    let cpu_ms = number(["cpuacct/cpuacct.usage", ""])
+        .map(|ns| ns / 1_000_000)
+        .or_else(|| {
+            let stat = readings.get("cpu/cpu.stat")?;
+            files::counter(stat, "usage_usec").map(|us| us / 1000)
+        });
+    let reading = |name: &str, limit, used| LimitReading {
+        name: name.to_owned(),
+        limit,
+        used,
     };
-    // v1 says "no limit" as the largest multiple of the page size below 2^63.
-    below(memory, 1 << 62) && below(pids, 1 << 22)
+    vec![
+        reading(
+            "memory_bytes",
+            memory.filter(|bytes| *bytes < UNLIMITED_FROM),
+            number(["memory/memory.current", "memory/memory.usage_in_bytes"]),
+        ),
+        reading(
+            "pids",
+            number(["pids/pids.max", ""]),
+            number(["pids/pids.current", ""]),
+        ),
+        reading("cpu_millis", cpu_limit(readings), cpu_ms),
+    ]
+}
+
+/// In thousandths of a core: v2 `QUOTA PERIOD`, v1 in two files, with `max` or -1 for no limit.
+fn cpu_limit(readings: &BTreeMap<String, String>) -> Option<u64> {
+    let v1 = || {
+        let quota = readings.get("cpu/cpu.cfs_quota_us")?;
+        Some((
+            quota.as_str(),
+            readings.get("cpu/cpu.cfs_period_us")?.as_str(),
+        ))
+    };
+    let v2 = readings
+        .get("cpu/cpu.max")
+        .and_then(|text| text.split_once(' '));
+    let (quota, period) = v2.or_else(v1)?;
+    let (quota, period) = (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?);
+    (quota * 1000).checked_div(period)
+}
+
+/// Whether no limit is above what was set. The kernel rounds memory down to pages.
+pub(crate) fn holds(limits: &[LimitReading], set: &SandboxLimits) -> bool {
+    let wanted = [
+        ("memory_bytes", set.memory_bytes),
+        ("pids", set.pids.into()),
+        ("cpu_millis", set.cpu_millis.into()),
+    ];
+    wanted.iter().all(|(name, most)| {
+        let read = limits.iter().find(|reading| reading.name == *name);
+        let limit = read.and_then(|reading| reading.limit);
+        limit.is_some_and(|limit| limit <= *most)
+    })
 }
 
 /// The host's pids of the sandbox's processes.

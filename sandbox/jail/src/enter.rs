@@ -42,7 +42,7 @@ use crate::{
     cgroup,
     failure::{Failure, at, broken},
     idmap::Ids,
-    landlock,
+    landlock, lsm,
     mounts::Scratch,
     namespace, privilege, rlimit, rootfs, seccomp,
     sys::{self, program::Strings},
@@ -103,6 +103,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) resident: Option<BorrowedFd<'a>>,
     /// Init's arguments.
     pub(crate) argv: &'a Strings,
+    /// Whether AppArmor has a profile for it.
+    pub(crate) confined: bool,
     /// The compiled profile.
     pub(crate) filter: &'a seccomp::Program,
     /// Where every process of the sandbox begins.
@@ -152,6 +154,8 @@ fn walls<W: Walls>(plan: &Plan<'_>) -> Result<Infallible, Failure> {
     // Signals to the monitor's process group or terminal stop at the spawner.
     setsid().map_err(at("begin a session"))?;
     unblock_signals()?;
+    // While the host's /proc is seen: the sandbox's own is read-only.
+    let own_label = plan.confined.then(lsm::open_own_label).transpose()?;
     // As the host's root, in a mount namespace that the host's user namespace owns: proc can be mounted even where the
     // host's own is masked, device nodes can be made, and nobody inside can undo any of it.
     let owners = plan.owners.map(|_| borrowed(numbers::OWNERS));
@@ -186,6 +190,10 @@ fn walls<W: Walls>(plan: &Plan<'_>) -> Result<Infallible, Failure> {
     // Needs no_new_privs. Before seccomp, whose profile lacks the calls that make a ruleset.
     W::raise(Wall::Landlock, || restrict_paths(plan))?;
     W::raise(Wall::Landlock, verify::landlock)?;
+    // After both verifications, whose pushes it would answer in the place of the walls that they are made on.
+    if let Some(own_label) = &own_label {
+        lsm::confine(own_label, plan.root())?;
+    }
     // Last: half of the calls above are forbidden by it.
     W::raise(Wall::Seccomp, || filter_calls(plan))?;
     W::raise(Wall::Seccomp, verify::seccomp)?;

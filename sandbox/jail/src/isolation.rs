@@ -3,6 +3,7 @@
 //! looks at what the sandbox was made from: where a wall is missing, its reading says so.
 
 mod parse;
+mod walls;
 
 use std::{
     collections::BTreeMap,
@@ -11,31 +12,45 @@ use std::{
     os::{fd::OwnedFd, unix::fs::MetadataExt},
 };
 
-use hearth_protocol::{
-    isolation::{IsolationReport, MountReading, NamespacePair, ProcessReading, WallReading},
-    spawner::Root,
+use hearth_protocol::isolation::{
+    FilterReading, IsolationReport, LsmReading, NamespacePair, ProcessReading,
 };
 use nix::{
+    errno::Errno,
     sys::memfd::{MFdFlags, memfd_create},
     unistd::{Pid, getppid},
 };
+use sha2::{Digest, Sha256};
 
 use crate::{
     cgroup::{self, SandboxCgroup},
     failure::{Failure, at, io_at},
-    idmap::Ids,
-    landlock, namespace,
+    landlock, lsm, namespace, privilege, seccomp, sys,
 };
+
+pub(crate) use walls::Expected;
 
 /// Processes of one sandbox that a report shows; the rest are in `pids.current` among the cgroup files.
 const PROCESSES_MAX: usize = 256;
 
-/// Reads everything. `init` is not reaped while this runs, so the number is still its own.
+/// How much is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Everything: for who asks.
+    Whole,
+    /// Of init alone, and without stopping it: for looking often.
+    Glance,
+}
+
+/// Reads `depth` of a sandbox and holds it against what is expected of it. `init` is not reaped while this runs, so the number is still its own.
+///
+/// A failure says that init is dying, or cannot be looked at: it must not be trusted then.
 pub(crate) fn report(
     init: Pid,
-    ids: Ids,
-    root: Root,
+    expected: &Expected<'_>,
     cgroup: &SandboxCgroup,
+    known: &[(&str, &seccomp::Program)],
+    depth: Depth,
 ) -> Result<IsolationReport, Failure> {
     let text = |file: &str| fs::read_to_string(format!("/proc/{init}/{file}"));
     let map = |file| {
@@ -44,21 +59,74 @@ pub(crate) fn report(
             .map_err(io_at("read an id map"))
     };
     let mounts = text("mountinfo").map_err(io_at("read the mounts"))?;
+    let readings = cgroup::readings(cgroup);
+    let filters = match depth {
+        Depth::Whole => filters(init, known)?,
+        Depth::Glance => None,
+    };
     let mut report = IsolationReport {
         level: String::new(),
         walls: Vec::new(),
         namespaces: namespaces(init)?,
         uid_map: map("uid_map")?,
         gid_map: map("gid_map")?,
-        processes: processes(init, cgroup)?,
-        cgroup: cgroup::readings(cgroup),
+        processes: processes(init, cgroup, depth)?,
+        securebits: privilege::SECUREBITS,
+        filters,
+        limits: cgroup::limits(&readings),
+        cgroup: readings,
         mounts: mounts.lines().filter_map(parse::mount).collect(),
         landlock_abi: landlock::abi(),
+        lsm: LsmReading {
+            modules: lsm::modules(),
+            label: lsm::label_of(init),
+        },
     };
-    report.walls = walls(&report, ids, root);
+    report.walls = walls::walls(&report, expected);
     let whole = report.walls.iter().all(|wall| wall.holds);
     report.level = if whole { "full" } else { "broken" }.to_owned();
     Ok(report)
+}
+
+/// None where the kernel does not give them out.
+fn filters(
+    init: Pid,
+    known: &[(&str, &seccomp::Program)],
+) -> Result<Option<Vec<FilterReading>>, Failure> {
+    let filters = match sys::seccomp::filters_of(init) {
+        Ok(filters) => filters,
+        Err(Errno::EACCES | Errno::EINVAL | Errno::EIO) => return Ok(None),
+        Err(errno) => return Err(at("read the filters")(errno)),
+    };
+    let reading = |filter: &Vec<sys::seccomp::Instruction>| {
+        let bytes: Vec<u8> = filter.iter().flat_map(bytes_of).collect();
+        let same = |(_, program): &&(&str, &seccomp::Program)| {
+            let own = program.instructions().iter();
+            own.flat_map(|one| encode(one.code, one.jt, one.jf, one.k))
+                .eq(bytes.iter().copied())
+        };
+        FilterReading {
+            profile: known.iter().find(same).map(|(name, _)| (*name).to_owned()),
+            instructions: u32::try_from(filter.len()).unwrap_or(u32::MAX),
+            sha256: hex(&Sha256::digest(&bytes)),
+        }
+    };
+    Ok(Some(filters.iter().map(reading).collect()))
+}
+
+fn bytes_of(one: &sys::seccomp::Instruction) -> [u8; 8] {
+    encode(one.code, one.jt, one.jf, one.k)
+}
+
+/// As in memory on a little-endian machine: what `sha256sum` says of a filter that was written to a file.
+fn encode(code: u16, jt: u8, jf: u8, k: u32) -> [u8; 8] {
+    let [c0, c1] = code.to_le_bytes();
+    let [k0, k1, k2, k3] = k.to_le_bytes();
+    [c0, c1, jt, jf, k0, k1, k2, k3]
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn namespaces(init: Pid) -> Result<BTreeMap<String, NamespacePair>, Failure> {
@@ -81,9 +149,16 @@ fn namespaces(init: Pid) -> Result<BTreeMap<String, NamespacePair>, Failure> {
 }
 
 /// Init first. A process that ends while it is read is left out.
-fn processes(init: Pid, cgroup: &SandboxCgroup) -> Result<Vec<ProcessReading>, Failure> {
+fn processes(
+    init: Pid,
+    cgroup: &SandboxCgroup,
+    depth: Depth,
+) -> Result<Vec<ProcessReading>, Failure> {
     let first = process(init.as_raw()).map_err(io_at("read init's status"))?;
     let mut all = vec![first];
+    if depth == Depth::Glance {
+        return Ok(all);
+    }
     let others = cgroup::processes(cgroup)
         .into_iter()
         .filter(|pid| *pid != init.as_raw());
@@ -101,100 +176,6 @@ fn process(pid: i32) -> io::Result<ProcessReading> {
     numbers.sort_unstable();
     Ok(parse::process(&text("status")?, &text("limits")?, numbers))
 }
-
-/// Each wall with what it rests on.
-fn walls(report: &IsolationReport, ids: Ids, root: Root) -> Vec<WallReading> {
-    let processes = &report.processes;
-    let every = |holds: &dyn Fn(&ProcessReading) -> bool| processes.iter().all(holds);
-    let apart = report
-        .namespaces
-        .values()
-        .filter(|pair| pair.sandbox != pair.host)
-        .count();
-    let own_ids = [ids.user; 4];
-    let mapped = report.uid_map == ids.map() && report.gid_map == ids.map();
-    let (sealed, writable) = file_system(&report.mounts, root);
-    let limited = cgroup::is_limited(&report.cgroup);
-    let capabilities = every(&|process| parse::has_no_capability(process) && process.no_new_privs);
-    let rlimits = every(&parse::has_limits);
-    let filtered = |process: &ProcessReading| {
-        process.seccomp_mode == SECCOMP_FILTER && 0 < process.seccomp_filters
-    };
-    let all = namespace::NAMES.len();
-    let abi = report.landlock_abi;
-    let readings = [
-        (
-            "namespaces",
-            apart == all,
-            format!("{apart} of {all} differ from the host's"),
-        ),
-        (
-            "credentials",
-            mapped && every(&|process| process.uids == own_ids && process.gids == own_ids),
-            format!(
-                "every process is {} outside, root inside is {}",
-                ids.user, ids.root
-            ),
-        ),
-        (
-            "capabilities",
-            capabilities,
-            "five empty sets and no_new_privs, every process".to_owned(),
-        ),
-        ("file_system", sealed, writable),
-        (
-            "cgroup",
-            limited,
-            "memory and processes are limited".to_owned(),
-        ),
-        (
-            "rlimits",
-            rlimits,
-            "core and real-time priority are 0, every process".to_owned(),
-        ),
-        // The kernel shows no process's rules: they were pushed on when they went up.
-        (
-            "landlock",
-            0 < abi,
-            format!("ABI {abi}, pushed on when it went up"),
-        ),
-        (
-            "seccomp",
-            every(&filtered),
-            "filter mode, every process".to_owned(),
-        ),
-    ];
-    let reading = |(wall, holds, reading): (&str, bool, String)| WallReading {
-        wall: wall.to_owned(),
-        holds,
-        reading,
-    };
-    readings.into_iter().map(reading).collect()
-}
-
-/// Whether every mount is guarded and only scratch, and the root where that was asked for, can be written; and which can.
-fn file_system(mounts: &[MountReading], root: Root) -> (bool, String) {
-    let expected: &[&str] = match root {
-        Root::ReadOnly => &["/scratch/tmp"],
-        Root::Writable => &["/", "/scratch/tmp"],
-    };
-    let guarded = mounts.iter().all(parse::is_guarded);
-    let writable: Vec<_> = mounts
-        .iter()
-        .filter(|mount| parse::is_writable(mount))
-        .collect();
-    (
-        guarded
-            && writable
-                .iter()
-                .map(|mount| mount.at.as_str())
-                .eq(expected.iter().copied()),
-        format!("writable: {}", parse::places(&writable)),
-    )
-}
-
-/// SECCOMP_MODE_FILTER (seccomp(2)).
-const SECCOMP_FILTER: u8 = 2;
 
 /// The report as JSON in a memfd, at offset 0.
 pub(crate) fn to_memfd(report: &IsolationReport) -> Result<OwnedFd, Failure> {

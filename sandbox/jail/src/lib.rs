@@ -39,6 +39,7 @@ mod failure;
 mod idmap;
 pub mod landlock;
 mod layers;
+mod lsm;
 mod mounts;
 mod namespace;
 mod privilege;

@@ -68,6 +68,12 @@ fn clear_bounding_set() -> nix::Result<()> {
     Ok(())
 }
 
+/// Whether the securebits of the calling process are those that [`renounce`] locks.
+pub(crate) fn is_locked() -> Result<bool, Failure> {
+    let bits = sys::privilege::securebits().map_err(at("read the securebits"))?;
+    Ok(bits == SECUREBITS)
+}
+
 /// Whether every set of the calling process is empty, the bounding set included.
 pub(crate) fn has_no_capability() -> Result<bool, Failure> {
     let sets = sys::privilege::capabilities().map_err(at("read the capabilities"))?;

@@ -30,6 +30,19 @@ pub(crate) const LIMITS: [(libc::c_int, u64); 9] = [
     (RLIMIT_SIGPENDING, 1024),
 ];
 
+/// What `/proc/PID/limits` calls them, in the order of [`LIMITS`].
+pub(crate) const NAMES: [&str; LIMITS.len()] = [
+    "Max core file size",
+    "Max open files",
+    "Max file size",
+    "Max stack size",
+    "Max locked memory",
+    "Max realtime priority",
+    "Max nice priority",
+    "Max msgqueue size",
+    "Max pending signals",
+];
+
 const RLIMIT_CORE: libc::c_int = Resource::RLIMIT_CORE as libc::c_int;
 const RLIMIT_NOFILE: libc::c_int = Resource::RLIMIT_NOFILE as libc::c_int;
 const RLIMIT_FSIZE: libc::c_int = Resource::RLIMIT_FSIZE as libc::c_int;

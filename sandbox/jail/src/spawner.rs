@@ -5,6 +5,7 @@
 //! ```text
 //! gateway socket ─▶ serve ─▶ create · bind · renew · inspect · destroy · upload ─▶ outbox ─▶ gateway socket
 //! setup sockets ──▶ create (maps, up)             pidfds, OOM eventfds ──▶ destroy ─▶ Gone
+//! once a second ──▶ audit (one sandbox at a glance) ─▶ Breached, destroy
 //! ```
 //!
 //! One thread, no async: every step is tens of microseconds, and whatever takes longer (a sandbox that builds its
@@ -14,6 +15,7 @@
 //! It ends when its gateway's socket closes, or on SIGTERM (which the monitor's death sends): every sandbox is
 //! destroyed first. When it is killed itself, every sandbox dies with it by PDEATHSIG, and the next start sweeps.
 
+mod audit;
 mod bind;
 mod build;
 mod commit;
@@ -57,6 +59,7 @@ use crate::{
     cgroup::{CgroupError, Cgroups},
     instance::IdBlock,
     landlock,
+    lsm::AppArmor,
     mounts::Home,
     namespace::HostNetwork,
     rlimit,
@@ -65,6 +68,7 @@ use crate::{
     trees::Store,
     walls::{self, Every, Walls},
 };
+use audit::Audit;
 use build::Build;
 use commit::Commits;
 use create::Create;
@@ -210,6 +214,7 @@ struct Parts {
     init_argv: Strings,
     resident_argv: Strings,
     filters: Filters,
+    apparmor: AppArmor,
     build: Build,
 }
 
@@ -217,6 +222,16 @@ struct Parts {
 struct Filters {
     default: seccomp::Program,
     resident: seccomp::Program,
+}
+
+impl Filters {
+    /// Each with its profile's name.
+    fn by_name(&self) -> [(&'static str, &seccomp::Program); 2] {
+        [
+            (seccomp::Profile::Default.name(), &self.default),
+            (seccomp::Profile::Resident.name(), &self.resident),
+        ]
+    }
 }
 
 /// The spawner between two events.
@@ -230,6 +245,7 @@ struct Spawner {
     creates: VecDeque<Create>,
     groundwork: Groundwork,
     commits: Commits,
+    audit: Audit,
     /// Whether removed trees wait to be deleted.
     untidy: bool,
 }
@@ -249,6 +265,7 @@ impl Spawner {
             creates: VecDeque::new(),
             groundwork: Groundwork::default(),
             commits: Commits::default(),
+            audit: Audit::new(),
             untidy: true,
         };
         let hello = Event::Hello {
@@ -312,6 +329,7 @@ impl Parts {
                 default: seccomp::compile(seccomp::Profile::Default)?,
                 resident: seccomp::compile(seccomp::Profile::Resident)?,
             },
+            apparmor: AppArmor::find(),
             build,
         })
     }

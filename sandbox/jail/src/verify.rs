@@ -31,6 +31,11 @@ pub(crate) fn before_seccomp<W: Walls>(base: &CStr, root: Root, user: Uid) -> Re
     push::<W>(Wall::Capabilities, "keep capabilities away", || {
         privilege::has_no_capability()
     })?;
+    push::<W>(
+        Wall::Capabilities,
+        "keep the securebits locked",
+        privilege::is_locked,
+    )?;
     push::<W>(Wall::Capabilities, "keep root away", || {
         Ok(sys::privilege::try_become_root() == Err(Errno::EPERM))
     })?;

@@ -6,6 +6,10 @@
     reason = "helpers of tests are tests, too"
 )]
 
+#[path = "sandbox/apparmor.rs"]
+mod apparmor;
+#[path = "sandbox/audit.rs"]
+mod audit;
 #[path = "sandbox/calls.rs"]
 mod calls;
 #[path = "sandbox/ends.rs"]

@@ -37,7 +37,7 @@ mod worker;
 
 pub use call::{Call, HeadCheck, InvocationId};
 pub use config::{PoolConfig, Recorder, ShardConfig};
-pub use link::LinkError;
+pub use link::{Breach, LinkError};
 pub use outcome::{FailureCause, KillCause, Outcome, OutcomeKind, ThrottleLimit};
 pub use pool::{InspectError, Pool, PoolState};
 pub use receipt::{Kind, LimitHit, LogLine, Phases, Receipt, Residue, Start, Usage, UsageSource};

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     os::fd::{BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -66,6 +66,16 @@ pub(crate) struct Link {
     lives: Mutex<HashMap<SandboxId, Life>>,
     destroy: mpsc::UnboundedSender<SandboxId>,
     one_less: Notify,
+    breach: OnceLock<Breach>,
+}
+
+/// A sandbox that was found to be other than it was made; it was destroyed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breach {
+    /// The wall, as the isolation report names it.
+    pub wall: String,
+    /// What the kernel said of it.
+    pub reading: String,
 }
 
 /// What the link knows of one living sandbox.
@@ -184,9 +194,15 @@ impl Link {
             lives: Mutex::default(),
             destroy,
             one_less: Notify::new(),
+            breach: OnceLock::new(),
         });
         tokio::spawn(Arc::clone(&link).drive(buffer, doomed, on_death, on_down));
         Ok(link)
+    }
+
+    /// The first sandbox of this spawner that was not as it was made, if there was one.
+    pub(crate) fn breach(&self) -> Option<&Breach> {
+        self.breach.get()
     }
 
     /// Whether the spawner is gone.
@@ -457,6 +473,22 @@ impl Link {
                 }
                 self.one_less.notify_waiters();
                 return on_death(*cause);
+            }
+            Event::Breached {
+                sandbox,
+                wall,
+                reading,
+            } => {
+                tracing::error!(
+                    sandbox = sandbox.0,
+                    wall,
+                    reading,
+                    "a wall is not as it was made: the sandbox is destroyed, and readiness is off until Hearth is restarted"
+                );
+                let (wall, reading) = (wall.clone(), reading.clone());
+                // The first one is kept: what comes after it may come of it.
+                self.breach.get_or_init(|| Breach { wall, reading });
+                return;
             }
             Event::Hello { .. } => return,
             Event::Created { request, .. }

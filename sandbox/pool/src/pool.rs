@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     Call, Kind, Outcome, PoolConfig, Reply, Start, Target,
     invoke::drive,
-    link::{Link, LinkError},
+    link::{Breach, Link, LinkError},
     record::{Record, micros},
     refill::{Pace, keep_stocked},
     room::Room,
@@ -209,6 +209,13 @@ impl Pool {
             .borrow()
             .as_ref()
             .is_some_and(|link| !link.is_down())
+    }
+
+    /// The sandbox that was not as it was made, if there was one since the spawner was started: nobody should rely on this host's walls until
+    /// somebody has looked.
+    #[must_use]
+    pub fn breach(&self) -> Option<Breach> {
+        self.link.borrow().as_ref()?.breach().cloned()
     }
 
     /// How many sandboxes are in which state; every kind and state is there, so that none keeps an old number where it

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// One sandbox as the kernel sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IsolationReport {
-    /// `full` where every wall below is as it must be.
+    /// `full` where every wall below is as it must be, else `broken`: the sandbox is then being destroyed.
     pub level: String,
     /// Every wall by name, with what was read and whether it holds.
     pub walls: Vec<WallReading>,
@@ -20,12 +20,54 @@ pub struct IsolationReport {
     pub gid_map: Vec<IdMapLine>,
     /// The processes of the sandbox, init first.
     pub processes: Vec<ProcessReading>,
+    /// The securebits that every process has (capabilities(7)). The kernel tells them to a process itself only: the first one read them back once
+    /// they were locked, and no sandbox is handed out in which they were others.
+    pub securebits: u32,
+    /// Init's system call filters, the newest first, which every process inherits (a resident worker adds one). None where the kernel does not
+    /// give them out: it takes CONFIG_CHECKPOINT_RESTORE, and a spawner without a filter of its own.
+    pub filters: Option<Vec<FilterReading>>,
+    /// What is limited, and how much of it is used.
+    pub limits: Vec<LimitReading>,
     /// Cgroup files by `controller/file`, with their content.
     pub cgroup: BTreeMap<String, String>,
     /// The mounts as seen inside (`/proc/PID/mountinfo`).
     pub mounts: Vec<MountReading>,
     /// The kernel's Landlock ABI version.
     pub landlock_abi: u32,
+    /// Other security modules.
+    pub lsm: LsmReading,
+}
+
+/// One system call filter, read from the kernel by ptrace(2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterReading {
+    /// The profile whose filter it is; None where it is none of this build's.
+    pub profile: Option<String>,
+    /// How many BPF instructions it has.
+    pub instructions: u32,
+    /// SHA-256 of its instructions as the kernel keeps them, in hexadecimal.
+    pub sha256: String,
+}
+
+/// A limit as the kernel enforces it, and its use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitReading {
+    /// `memory_bytes`, `pids`, `cpu_millis`.
+    pub name: String,
+    /// None where nothing is limited.
+    pub limit: Option<u64>,
+    /// The use: bytes and processes now; of CPU what was used since the sandbox was made, in milliseconds.
+    pub used: Option<u64>,
+}
+
+/// Security modules beside Landlock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LsmReading {
+    /// Those that the kernel runs (`/sys/kernel/security/lsm`); empty where that cannot be read.
+    pub modules: Vec<String>,
+    /// Init's label (`/proc/PID/attr/current`), an AppArmor profile or an SELinux context; None where no module labels
+    /// processes.
+    pub label: Option<String>,
 }
 
 /// One wall: what must hold and what was read.

@@ -9,6 +9,7 @@
 //! Renew  ─▶ ◀─ Renewed       | Failed      a fresh scratch mount
 //! Inspect─▶ ◀─ Inspected + fd| Failed      the isolation report, JSON in a memfd
 //! Destroy─▶                  ◀─ Gone       also unasked, when a sandbox dies by itself
+//!                            ◀─ Breached   unasked, when a wall of a living sandbox is not as it was made
 //! Tree…  ─▶ ◀─ Tree…         | Failed      content-addressed storage
 //! ```
 //!
@@ -243,6 +244,16 @@ pub enum Event {
     Inspected {
         /// From the request.
         request: RequestId,
+    },
+    /// A living sandbox is not as it was made: somebody changed it from outside, or a wall gave way. It is being destroyed; `Gone`
+    /// follows.
+    Breached {
+        /// Which.
+        sandbox: SandboxId,
+        /// The wall, as [`crate::isolation::WallReading`] names it.
+        wall: String,
+        /// What was read.
+        reading: String,
     },
     /// Nothing of the sandbox is left: processes reaped, mounts gone, cgroups removed.
     Gone {

@@ -68,6 +68,8 @@ pub(crate) enum RequestError {
     Starting,
     #[error("the server is going down")]
     Draining,
+    #[error("a sandbox was not as it was made: {wall} ({reading}); it was destroyed")]
+    Breached { wall: String, reading: String },
     #[error("the server's storage is full")]
     StorageFull,
     #[error("the server could not do it")]

@@ -3,7 +3,7 @@
 
 use hearth_protocol::isolation::{IdMapLine, MountReading, ProcessReading};
 
-use crate::verify::field_of;
+use crate::{rlimit, verify::field_of};
 
 const CAPABILITY_SETS: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
 
@@ -75,15 +75,16 @@ pub(super) fn has_no_capability(process: &ProcessReading) -> bool {
         && process.capabilities.values().all(is_empty)
 }
 
+/// Whether no hard limit is above the sandbox's: a function may lower its own.
 pub(super) fn has_limits(process: &ProcessReading) -> bool {
-    ["Max core file size", "Max realtime priority"]
-        .iter()
-        .all(|name| {
-            process
-                .rlimits
-                .get(*name)
-                .is_some_and(|(soft, hard)| soft == "0" && hard == "0")
-        })
+    let holds = |((_, limit), name): (&(_, u64), &&str)| {
+        let hard = process
+            .rlimits
+            .get(*name)
+            .map(|(_, hard)| hard.parse::<u64>());
+        matches!(hard, Some(Ok(value)) if value <= *limit)
+    };
+    rlimit::LIMITS.iter().zip(&rlimit::NAMES).all(holds)
 }
 
 fn has_option(mount: &MountReading, wanted: &str) -> bool {
@@ -143,9 +144,13 @@ mod tests {
         let status = "Name:\tf\nUid:\t7\t7\t7\t8\nGid:\t1\t1\t1\t1\nNSpid:\t300\t2\nCapInh:\t0000000000000000\n\
             CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000400\n\
             CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n";
-        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
-            Max core file size        0                    0                    bytes     \n\
-            Max realtime priority     0                    0                    \n";
+        let row = |((_, limit), name): (&(_, u64), &&str)| format!("{name:<25} 0 {limit} units\n");
+        let rows = rlimit::LIMITS.iter().zip(&rlimit::NAMES).map(row);
+        let limits = format!(
+            "Limit  Soft Limit  Hard Limit  Units\n{}",
+            rows.collect::<String>()
+        );
+        let limits = limits.as_str();
         let mut reading = process(status, limits, vec![0, 1, 2]);
         assert_eq!(
             (reading.pid_inside, reading.uids, reading.seccomp_mode),
@@ -161,5 +166,9 @@ mod tests {
             !has_limits(&process(status, "", Vec::new())),
             "an unread limit is no limit"
         );
+        let raised = limits.replace("1024", "1025");
+        assert!(!has_limits(&process(status, &raised, Vec::new())));
+        let unlimited = limits.replace("1024", "unlimited");
+        assert!(!has_limits(&process(status, &unlimited, Vec::new())));
     }
 }

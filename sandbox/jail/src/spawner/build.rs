@@ -36,6 +36,8 @@ pub(super) struct Build {
     pub(super) network: Option<MakeNetwork>,
     /// Looks at init from outside before the skeleton is handed out.
     pub(super) look: fn(Pid, Ids) -> Result<(), Failure>,
+    /// Whether a sandbox whose walls do not all stand is destroyed: always, unless some were left out.
+    pub(super) watchful: bool,
 }
 
 impl Build {
@@ -46,6 +48,7 @@ impl Build {
             limit: limit::<W>,
             network: W::stands(Wall::NetworkNamespace).then_some(HostNetwork::make_another),
             look: verify::from_outside::<W>,
+            watchful: W::LEFT_OUT.is_empty(),
         }
     }
 }

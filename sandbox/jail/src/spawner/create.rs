@@ -25,6 +25,7 @@ use crate::{
     enter::{self, MAPS_WRITTEN, Plan, says},
     failure::{Failure, at},
     idmap::Ids,
+    lsm::{self, AppArmor},
     mounts::Scratch,
     seccomp, socket,
 };
@@ -56,6 +57,7 @@ struct Order<'a> {
     filter: &'a seccomp::Program,
     worker: Worker,
     root: Root,
+    profile: seccomp::Profile,
     core: Option<u16>,
     limits: SandboxLimits,
 }
@@ -161,6 +163,7 @@ impl Spawner {
             state: State::Starting(starting),
             pid,
             ids,
+            root,
             ..
         }) = self.table.get(id)
         else {
@@ -178,7 +181,12 @@ impl Spawner {
                 socket::send(starting.setup.as_fd(), &[MAPS_WRITTEN], &[])
                     .map_err(at("answer the sandbox"))
             }),
-            Some(&says::UP) => (self.parts.build.look)(*pid, *ids).and_then(|()| self.announce(id)),
+            Some(&says::UP) => {
+                let label = self.parts.apparmor.label(*root);
+                (self.parts.build.look)(*pid, *ids)
+                    .and_then(|()| lsm::verify(*pid, label.as_deref()))
+                    .and_then(|()| self.announce(id))
+            }
             Some(_) => {
                 Err(enter::read_report(said).unwrap_or_else(|| refused("understand the sandbox")))
             }
@@ -282,6 +290,7 @@ impl Parts {
             filter,
             worker: spec.worker,
             root: spec.root,
+            profile: spec.profile.into(),
             core: spec.core,
             limits: *limits,
         })
@@ -324,6 +333,7 @@ fn start(
                 oom_seen: false,
                 limits: order.limits,
                 root: order.root,
+                profile: order.profile,
                 state,
                 announced: false,
             })
@@ -373,6 +383,7 @@ fn start_in(
         } else {
             &parts.init_argv
         },
+        confined: parts.apparmor == AppArmor::Loaded,
         filter: order.filter,
         core: order.core,
     };

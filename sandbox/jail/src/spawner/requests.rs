@@ -6,17 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hearth_protocol::spawner::{Cause, Event, Request, RequestId, SandboxId};
+use hearth_protocol::spawner::{Cause, Event, Request, RequestId};
 use nix::{errno::Errno, sys::epoll::EpollTimeout};
 
 use super::{
     Ended, Spawner, SpawnerError, at,
+    audit::AUDIT_INTERVAL_MS,
     events::Source,
     groundwork::GROUNDWORK_QUIET_MS,
     link::Closed,
     table::{Sandbox, State},
 };
-use crate::{failure::Failure, isolation, trees::Chunk};
+use crate::{failure::Failure, trees::Chunk};
 
 /// Between two tries to remove a cgroup that the kernel still counts a dying process in.
 const RETRY_MS: u8 = 2;
@@ -77,6 +78,7 @@ impl Spawner {
         self.look_at_the_dying();
         self.give_up_on_the_late();
         self.create_next();
+        self.audit();
         Ok(self.link.closed().map(|closed| match closed {
             Closed::ByPeer | Closed::Broken => Ended::GatewayGone,
         }))
@@ -95,6 +97,9 @@ impl Spawner {
         }
         if self.lacks_groundwork() {
             return EpollTimeout::from(GROUNDWORK_QUIET_MS);
+        }
+        if self.parts.build.watchful && !self.table.is_empty() {
+            return EpollTimeout::from(AUDIT_INTERVAL_MS);
         }
         EpollTimeout::NONE
     }
@@ -170,19 +175,6 @@ impl Spawner {
             Request::TreeCommit { request, upload } => self.tree_commit(request, upload),
             Request::TreeAbort { upload } => self.tree_abort(upload),
             Request::TreeRemove { request, tree } => self.tree_remove(request, &tree),
-        }
-    }
-
-    fn inspect(&self, id: SandboxId) -> Result<OwnedFd, Failure> {
-        let sandbox = self.table.get(id).ok_or_else(unknown)?;
-        match sandbox.state {
-            State::Skeleton | State::Bound(_) => {
-                isolation::report(sandbox.pid, sandbox.ids, sandbox.root, &sandbox.cgroup)
-                    .and_then(|report| isolation::to_memfd(&report))
-            }
-            State::Starting(_) | State::Dying(_) | State::Reaped(..) => {
-                Err(wrong_state("inspect the sandbox"))
-            }
         }
     }
 

@@ -13,7 +13,7 @@ use hearth_protocol::{
 };
 use nix::{sys::eventfd::EventFd, unistd::Pid};
 
-use crate::{cgroup::SandboxCgroup, idmap::Ids, instance::IdBlock};
+use crate::{cgroup::SandboxCgroup, idmap::Ids, instance::IdBlock, seccomp};
 
 /// One sandbox, from its clone to its cgroups' removal.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(super) struct Sandbox {
     pub(super) limits: SandboxLimits,
     /// Whether its root can be written.
     pub(super) root: Root,
+    /// What its filter was compiled from.
+    pub(super) profile: seccomp::Profile,
     pub(super) state: State,
     /// Whether the gateway knows it, and is to be told when it is gone.
     pub(super) announced: bool,
@@ -149,6 +151,17 @@ impl Table {
 
     pub(super) fn ids(&self) -> Vec<SandboxId> {
         self.sandboxes.keys().copied().collect()
+    }
+
+    /// The first after `id`, in a ring, that `wanted` accepts.
+    pub(super) fn next_after(
+        &self,
+        id: SandboxId,
+        wanted: impl Fn(&Sandbox) -> bool,
+    ) -> Option<SandboxId> {
+        let after = self.sandboxes.range(SandboxId(id.0 + 1)..);
+        let mut ring = after.chain(self.sandboxes.range(..=id));
+        ring.find(|(_, sandbox)| wanted(sandbox)).map(|(id, _)| *id)
     }
 
     /// Those that are starting, dying or reaped.

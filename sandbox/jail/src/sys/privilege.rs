@@ -90,6 +90,11 @@ pub(crate) fn set_securebits(bits: u32) -> nix::Result<()> {
     prctl(libc::PR_SET_SECUREBITS, bits.into()).map(drop)
 }
 
+/// PR_GET_SECUREBITS: of the calling thread.
+pub(crate) fn securebits() -> nix::Result<u32> {
+    prctl(libc::PR_GET_SECUREBITS, 0).map(libc::c_int::cast_unsigned)
+}
+
 fn prctl(option: libc::c_int, argument: libc::c_ulong) -> nix::Result<libc::c_int> {
     let none: libc::c_ulong = 0;
     // SAFETY: every option passed by this module takes one integer and no pointer.

@@ -160,6 +160,31 @@ fn the_kernel_s_own_account_of_a_bound_sandbox_is_that_every_wall_stands() {
     );
     assert_eq!(report.processes.len(), 2);
     assert_eq!(report.processes[1].fds, [0, 1, 2]);
+    // Init has its socket to the gateway, and nothing else.
+    assert_eq!(report.processes[0].fds, [0, 1, 2, 3]);
+    assert_eq!(report.securebits, 0xef);
+    let wanted = limits();
+    let limit = |name: &str| {
+        let mut readings = report.limits.iter();
+        readings.find(|reading| reading.name == name).unwrap()
+    };
+    for (name, value) in [
+        ("memory_bytes", wanted.memory_bytes),
+        ("pids", wanted.pids.into()),
+        ("cpu_millis", wanted.cpu_millis.into()),
+    ] {
+        assert_eq!(limit(name).limit, Some(value), "{name}");
+    }
+    assert_eq!(limit("pids").used, Some(2));
+    // Read from the kernel, instruction by instruction.
+    match &report.filters {
+        Some(filters) => {
+            let names: Vec<_> = filters.iter().map(|filter| &filter.profile).collect();
+            assert_eq!(names, [&Some("default".to_owned())]);
+            assert_eq!(filters[0].sha256.len(), 64);
+        }
+        None => println!("SKIPPED: this kernel does not give filters out"),
+    }
     let places: Vec<_> = report
         .mounts
         .iter()

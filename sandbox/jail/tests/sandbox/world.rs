@@ -312,6 +312,12 @@ impl World {
         }
     }
 
+    /// Whether the spawner says nothing in this time.
+    pub(crate) fn is_silent_for(&self, milliseconds: u16) -> bool {
+        let mut interest = [PollFd::new(self.socket.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut interest, PollTimeout::from(milliseconds)).unwrap() == 0
+    }
+
     pub(crate) fn create(&mut self) -> Sandbox {
         self.try_create(per_call("static")).expect("a skeleton")
     }
@@ -369,11 +375,17 @@ impl World {
         });
         let (event, mut fds) = self.answer();
         assert!(matches!(event, Event::Inspected { .. }), "{event:?}");
-        let mut text = String::new();
-        fs::File::from(fds.remove(0))
-            .read_to_string(&mut text)
-            .unwrap();
-        serde_json::from_str(&text).unwrap()
+        read_report(fds.remove(0))
+    }
+
+    /// What is answered to who asks for a report.
+    pub(crate) fn try_inspect(&mut self, id: SandboxId) -> Event {
+        let request = self.next_request();
+        self.send(&Request::Inspect {
+            request,
+            sandbox: id,
+        });
+        self.answer().0
     }
 
     pub(crate) fn destroy(&mut self, id: SandboxId) -> (Cause, u64) {
@@ -389,6 +401,13 @@ impl World {
         let directory = format!("hearth-{}", self.data_dir.instance());
         assert_eq!(cgroups_named(&directory), Vec::<PathBuf>::new());
     }
+}
+
+/// The report in a memfd.
+pub(crate) fn read_report(memfd: OwnedFd) -> IsolationReport {
+    let mut text = String::new();
+    fs::File::from(memfd).read_to_string(&mut text).unwrap();
+    serde_json::from_str(&text).unwrap()
 }
 
 /// A test-only executable of this crate.

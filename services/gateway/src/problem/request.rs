@@ -51,6 +51,7 @@ fn status_and_code(error: &RequestError) -> (StatusCode, &'static str) {
         ),
         E::Overloaded(_) | E::Starting => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
         E::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        E::Breached { .. } => (StatusCode::SERVICE_UNAVAILABLE, "isolation_broken"),
         E::StorageFull => (StatusCode::INSUFFICIENT_STORAGE, "storage_full"),
         E::Internal | E::Sandbox(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
     }
@@ -85,6 +86,9 @@ fn fix(error: &RequestError) -> &'static str {
         E::Overloaded(_) => "Try again later, or raise the server's limit.",
         E::Starting => "Wait until /readyz answers 200.",
         E::Draining => "Try again; another process takes over.",
+        E::Breached { .. } => {
+            "Find out who changes this host's cgroups, mounts or processes, then restart Hearth."
+        }
         E::StorageFull => "Free space in the data directory.",
         E::Internal | E::Sandbox(_) => "Look at the server's log.",
     }
@@ -112,6 +116,7 @@ fn evidence(error: &RequestError) -> Value {
         } => {
             json!({ "limit_bytes": limit_bytes, "seen_bytes": seen_bytes })
         }
+        E::Breached { wall, reading } => json!({ "wall": wall, "reading": reading }),
         E::BadRequest { .. }
         | E::BadArchive { .. }
         | E::Unauthorized

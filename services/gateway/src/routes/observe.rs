@@ -6,7 +6,7 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use hearth_pool::PoolState;
+use hearth_pool::{Breach, PoolState};
 
 use crate::{
     admission::Stage,
@@ -43,9 +43,12 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: invocations are taken.
+/// `GET /readyz`: invocations are taken, and every wall that was looked at stood.
 pub(super) async fn readyz(State(shard): State<Shard>) -> Result<&'static str, RequestError> {
     let app = &shard.app;
+    if let Some(Breach { wall, reading }) = app.pool.breach() {
+        return Err(RequestError::Breached { wall, reading });
+    }
     match app.admission.stage() {
         Stage::Ready if app.pool.ready() => Ok("ready\n"),
         Stage::Starting | Stage::Ready => Err(RequestError::Starting),

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Tables for people, made from the same JSON that `--json` prints. A field that is not there is shown as `-`.
 
+mod isolation;
+
 use serde_json::Value;
 
 use crate::terminal::table;
+
+pub(super) use isolation::isolation;
 
 /// How much of a hash is shown: enough to tell a person's revisions apart.
 const SHORT_HASH: usize = 12;
@@ -36,36 +40,6 @@ pub(super) fn fields(answer: &Value) -> String {
     let mut rows = Vec::new();
     flatten("", answer, &mut rows);
     table(&["FIELD", "VALUE"], &rows)
-}
-
-/// `hearth isolation`: the walls first, then everything else that the kernel said.
-pub(super) fn isolation(answer: &Value) -> String {
-    let walls = answer.get("walls").and_then(Value::as_array);
-    let rows: Vec<Vec<String>> = walls
-        .into_iter()
-        .flatten()
-        .map(|wall| {
-            let holds = match wall.get("holds") {
-                Some(Value::Bool(true)) => "yes",
-                _ => "NO",
-            };
-            vec![text(wall, "wall"), holds.to_owned(), text(wall, "reading")]
-        })
-        .collect();
-    let level = text(answer, "level");
-    let mut lines = vec![
-        format!("level: {level}"),
-        String::new(),
-        table(&["WALL", "HOLDS", "READING"], &rows),
-        String::new(),
-    ];
-    let mut rest = answer.clone();
-    if let Some(rest) = rest.as_object_mut() {
-        rest.remove("walls");
-        rest.remove("level");
-    }
-    lines.push(fields(&rest));
-    lines.join("\n")
 }
 
 /// One line about a deploy.
@@ -143,18 +117,5 @@ mod tests {
             text.lines()
                 .any(|line| line.starts_with("start") && line.ends_with('-'))
         );
-    }
-
-    #[test]
-    fn a_wall_that_does_not_hold_is_loud() {
-        let value = serde_json::json!({
-            "level": "full",
-            "walls": [
-                {"wall": "seccomp", "holds": true, "reading": "mode 2"},
-                {"wall": "cgroup", "holds": false, "reading": "no limit"},
-            ],
-        });
-        let text = isolation(&value);
-        assert!(text.contains("cgroup   NO     no limit"), "{text}");
     }
 }

@@ -2,15 +2,19 @@
 //! What the walls look like: from outside, as the kernel reports them, and from inside, as a hostile function sees them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hearth_protocol::isolation::IsolationReport;
 use serde_json::Value;
 
 use crate::instance::Instance;
 use crate::package::{Kind, Package};
-use crate::{turn, world};
+use crate::{turn, wait, world};
 
 const NAMESPACES: [&str; 8] = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup", "time"];
+
+/// One sandbox is looked at each second, and an instance of this size has about a dozen.
+const AUDIT_MAX: Duration = Duration::from_secs(60);
 
 const CAPABILITIES: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
 
@@ -34,8 +38,92 @@ fn report(instance: &Instance, name: &str) -> IsolationReport {
     let answer = instance
         .manage("GET", &format!("/v1/functions/{name}/isolation"), b"")
         .expect(200);
+    fits_its_schema(&answer.json());
     serde_json::from_slice(&answer.body)
         .unwrap_or_else(|error| panic!("{error}: {}", answer.text()))
+}
+
+fn fits_its_schema(report: &Value) {
+    let schema = include_str!("../../../../docs/isolation.schema.json");
+    let schema: Value = serde_json::from_str(schema).unwrap();
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    let faults: Vec<String> = schema
+        .iter_errors(report)
+        .map(|fault| format!("{}: {fault}", fault.instance_path()))
+        .collect();
+    assert_eq!(faults, Vec::<String>::new(), "{report:#}");
+    // Which is not because it takes anything.
+    for field in report.as_object().unwrap().keys() {
+        let mut damaged = report.clone();
+        damaged[field] = serde_json::json!("nonsense");
+        assert!(!schema.is_valid(&damaged), "{field}");
+    }
+}
+
+/// Whole: nothing that did not fit was cut off.
+#[test]
+fn the_isolation_tables_are_at_most_100_columns_wide() {
+    let _turn = turn::take!(shared);
+    let instance = Instance::of_all();
+    for kind in Kind::BOTH {
+        let name = format!("table-{}", kind.as_str());
+        instance.deploy(&Package::hostile(&name, kind, ""));
+        let output = instance.cli(&["isolation", &name]);
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        for line in text.lines() {
+            assert!(line.chars().count() <= 100 && !line.contains('…'), "{line}");
+        }
+        for word in [
+            "level: full",
+            "WALL",
+            "seccomp",
+            "memory_bytes",
+            "/scratch/tmp",
+            "0xef",
+        ] {
+            assert!(text.contains(word), "{word} is not in\n{text}");
+        }
+    }
+}
+
+/// With an instance of its own, whose readiness does not come back.
+#[test]
+fn a_sandbox_that_is_changed_from_outside_is_destroyed_and_readiness_is_off() {
+    let _turn = turn::take!(alone);
+    let instance = Instance::start(&[]);
+    instance.deploy(&Package::hostile(
+        "changed",
+        Kind::Native,
+        "[scaling]\nmin_warm = 1",
+    ));
+    instance.invoke("changed", b"whoami\n").expect(200);
+    instance.get("/readyz").expect(200);
+    let mut loosened = 0;
+    for (hierarchy, sandboxes) in world::cgroups_of(&instance.home.instance()) {
+        for sandbox in sandboxes {
+            let limit = hierarchy.join(sandbox).join("pids.max");
+            // A sandbox that nobody needs may just be going.
+            loosened += u32::from(limit.exists() && std::fs::write(limit, "max").is_ok());
+        }
+    }
+    assert!(0 < loosened);
+    let ready = || instance.get("/readyz").status == 503;
+    wait::until_true("readiness is off", AUDIT_MAX, ready);
+    let problem = instance.get("/readyz").problem(503, "isolation_broken");
+    assert_eq!(problem["evidence"]["wall"], "cgroup", "{problem}");
+    // The others follow in their turn, and what comes after them is whole.
+    wait::until_true("all of them are gone", AUDIT_MAX, || {
+        let all = world::cgroups_of(&instance.home.instance());
+        let mut limits = all.iter().flat_map(|(hierarchy, sandboxes)| {
+            sandboxes
+                .iter()
+                .map(|name| hierarchy.join(name).join("pids.max"))
+        });
+        limits.all(|path| std::fs::read_to_string(path).map_or(true, |text| text.trim() != "max"))
+    });
+    assert_eq!(report(&instance, "changed").level, "full");
+    instance.stop();
 }
 
 #[test]
