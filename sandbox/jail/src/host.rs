@@ -148,6 +148,7 @@ pub fn survey() -> Survey {
     let mut findings = vec![kernel::version(), who(user)];
     findings.extend(capabilities(user));
     findings.extend(trials::namespaces(user));
+    findings.extend(trials::restrictions(user));
     findings.extend(kernel::cgroups());
     findings.extend(trials::file_systems(user));
     findings.extend(kernel::security_modules());

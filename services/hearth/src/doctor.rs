@@ -91,3 +91,16 @@ fn container_options() -> Vec<String> {
         .chain(CONTAINER_OPTIONS.map(str::to_owned))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::container_options;
+
+    #[test]
+    fn the_page_about_doctor_names_every_option_that_a_container_needs() {
+        let page = include_str!("../../../docs/doctor.md");
+        for option in container_options() {
+            assert!(page.contains(&option), "{option} is not in docs/doctor.md");
+        }
+    }
+}

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the kernel offers and says so itself: its version, control groups, security modules, seccomp.
 
-use std::fs;
-
 use hearth_protocol::spawner::CgroupLayout;
 use nix::sys::utsname::uname;
 
 use super::{Area, Finding};
-use crate::{cgroup, landlock, sys};
+use crate::{
+    cgroup, landlock,
+    lsm::{self, AppArmor},
+    sys,
+};
 
 /// The oldest kernel that is promised to do (SECURITY.md); what has no substitute, cgroup.kill, is of 5.14.
 const VERSION_MIN: (u32, u32) = (5, 15);
@@ -90,12 +92,28 @@ pub(super) fn security_modules() -> Vec<Finding> {
             .fix("Linux 6.12 or later has them; namespaces separate both until then"),
         abi => finding.given(format!("ABI {abi}")),
     };
-    let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    let others = match modules.trim() {
-        "" => "not to be read".to_owned(),
-        list => list.replace(',', " "),
+    let others = match lsm::modules().as_slice() {
+        [] => "not to be read: securityfs is not mounted".to_owned(),
+        names => names.join(" "),
     };
-    vec![landlock, Finding::new(Area::Lsm, "modules").given(others)]
+    vec![
+        landlock,
+        Finding::new(Area::Lsm, "modules").given(others),
+        apparmor(),
+    ]
+}
+
+fn apparmor() -> Finding {
+    let finding = Finding::new(Area::Lsm, "AppArmor profiles");
+    match AppArmor::find() {
+        AppArmor::Absent => finding.given("no AppArmor here; sandboxes do without"),
+        AppArmor::Loaded => finding.given("loaded: every sandbox is confined"),
+        AppArmor::NotLoaded => finding
+            .advice("AppArmor runs without Hearth's profiles: one wall less around each sandbox")
+            .fix(
+                "apparmor_parser --replace packaging/apparmor/hearth-sandbox, then restart Hearth",
+            ),
+    }
 }
 
 /// The actions that the profiles use (seccomp(2), SECCOMP_GET_ACTION_AVAIL).

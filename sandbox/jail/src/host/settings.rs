@@ -94,6 +94,7 @@ pub(super) fn risky() -> Vec<Finding> {
     findings.push(swap());
     findings.push(core_pattern());
     findings.push(modules());
+    findings.extend(foreign_abi());
     findings
 }
 
@@ -139,6 +140,26 @@ fn core_pattern() -> Finding {
             .fix("sysctl kernel.core_pattern=core");
     }
     finding.given(pattern.trim())
+}
+
+/// What the kernel was booted with; another architecture has no such thing.
+fn foreign_abi() -> Option<Finding> {
+    if !cfg!(target_arch = "x86_64") {
+        return None;
+    }
+    let finding = Finding::new(Area::Settings, "ia32_emulation");
+    let line = fs::read_to_string("/proc/cmdline").ok()?;
+    let off = |word: &str| {
+        let value = word.strip_prefix("ia32_emulation=");
+        value.is_some_and(|value| ["0", "n", "off", "false"].contains(&value))
+    };
+    Some(if line.split_whitespace().any(off) {
+        finding.given("off")
+    } else {
+        finding
+            .advice("not switched off: 32-bit programs reach other system calls; in sandboxes they are killed")
+            .fix("boot with ia32_emulation=0, where no 32-bit program is needed")
+    })
 }
 
 fn modules() -> Finding {

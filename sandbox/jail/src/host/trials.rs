@@ -1,14 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What can only be known by trying: each trial in a child of its own that makes the thing and ends, whereby it is gone.
 
+use std::{ffi::CStr, fs, os::fd::AsFd, path::Path};
+
 use nix::{
     errno::Errno,
+    mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    sys::wait::{WaitStatus, waitpid},
+    sys::{
+        stat::{Mode, stat},
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::{chdir, mkdir},
 };
 
 use super::{Area, Finding, User};
 use crate::{
+    idmap::Ids,
     namespace,
     sys::{self, clone::Cloned},
 };
@@ -41,13 +49,54 @@ pub(super) fn namespaces(user: User) -> Vec<Finding> {
         .collect()
 }
 
+/// How user namespaces are restricted, by whichever setting this kernel has.
+pub(super) fn restrictions(user: User) -> Vec<Finding> {
+    RESTRICTIONS
+        .iter()
+        .filter_map(|(path, free, fix)| {
+            let value = fs::read_to_string(Path::new("/proc/sys").join(path)).ok()?;
+            let value = value.trim();
+            let finding = Finding::new(Area::Namespaces, path.replace('/', "."));
+            Some(if user == User::Root || free(value) {
+                finding.given(value)
+            } else {
+                finding
+                    .advice(format!("{value}: user namespaces are for root only"))
+                    .fix(*fix)
+            })
+        })
+        .collect()
+}
+
+/// A file below /proc/sys, whether a value lets ordinary users make user namespaces, and how to. Root is not restricted by any but the first, whose value the
+/// trial above has met.
+type Restriction = (&'static str, fn(&str) -> bool, &'static str);
+
+const RESTRICTIONS: [Restriction; 3] = [
+    (
+        "user/max_user_namespaces",
+        |value| value != "0",
+        "sysctl user.max_user_namespaces=16384",
+    ),
+    (
+        "kernel/unprivileged_userns_clone",
+        |value| value == "1",
+        "sysctl kernel.unprivileged_userns_clone=1",
+    ),
+    (
+        "kernel/apparmor_restrict_unprivileged_userns",
+        |value| value == "0",
+        "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+];
+
 /// nix has no name for it: it shares its bit with the exit signal of the older clone(2), and is for unshare(2) and clone3(2).
 const CLONE_NEWTIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
 
 fn remedy(flag: CloneFlags, errno: Errno) -> String {
     match errno {
         Errno::EINVAL | Errno::ENOSYS => {
-            "use a distribution's kernel, Linux 5.15 or later".to_owned()
+            "use a distribution's kernel, Linux 5.15 or later; in a container: --security-opt seccomp=unconfined".to_owned()
         }
         // user_namespaces(7), and the sysctls by which distributions restrict them.
         Errno::ENOSPC => "sysctl user.max_user_namespaces=16384".to_owned(),
@@ -83,10 +132,84 @@ pub(super) fn file_systems(user: User) -> Vec<Finding> {
             .missing(format!("cannot be made: {}", errno.desc()))
             .fix("in a container: --security-opt apparmor=unconfined --cap-add SYS_ADMIN"),
     };
-    vec![tmpfs, proc]
+    vec![tmpfs, proc, overlay(), writable_overlay()]
 }
 
-fn try_mount(fs_type: &'static std::ffi::CStr) -> nix::Result<()> {
+const OF_ROOT: &str = "Linux 5.15 or later with CONFIG_OVERLAY_FS; in a container: --cap-add SYS_ADMIN --security-opt apparmor=unconfined";
+
+/// What every sandbox sees its files through.
+fn overlay() -> Finding {
+    let finding = Finding::new(Area::Files, "an overlay of two folders");
+    let tried = in_child(|| {
+        layer_folders()?;
+        let layers = [(c"source", c"trial"), (c"lowerdir", c"lower:upper")];
+        sys::mount::new_filesystem(c"overlay", &layers, libc::MOUNT_ATTR_RDONLY).map(drop)
+    });
+    match tried {
+        Ok(()) => finding.given("can be made"),
+        Err(errno) => finding
+            .missing(format!("cannot be made: {}", errno.desc()))
+            .fix(OF_ROOT),
+    }
+}
+
+/// Where the data directory is by default, or will be: what is tried there says something about its file system.
+const DATA_PLACES: [&CStr; 2] = [c"/var/lib/hearth", c"/var/lib"];
+
+/// What a function with `writable_root = true` gets.
+fn writable_overlay() -> Finding {
+    let finding = Finding::new(Area::Files, "a writable root");
+    let exists = |place: &&CStr| stat(*place).is_ok();
+    let place = DATA_PLACES.into_iter().find(exists).unwrap_or(c"/");
+    let shown = place.to_string_lossy();
+    let tried = in_child(|| {
+        let owners = Ids::from_first(TRIAL_ID).owner_of_all();
+        let owners = owners.map_err(|failure| failure.errno)?;
+        let lower = sys::mount::copy_of(place)?;
+        sys::mount::map_owners(&lower, owners.as_fd())?;
+        layer_folders()?;
+        sys::mount::attach(&lower, c"lower")?;
+        let layers = [
+            (c"source", c"trial"),
+            (c"lowerdir", c"lower"),
+            (c"upperdir", c"upper"),
+            (c"workdir", c"work"),
+        ];
+        sys::mount::new_filesystem(c"overlay", &layers, 0).map(drop)
+    });
+    match tried {
+        Ok(()) => finding.given(format!("can be made of files in {shown}")),
+        Err(errno) => finding
+            .advice(format!(
+                "cannot be made of files in {shown} ({}): functions with writable_root do not start",
+                errno.desc()
+            ))
+            .fix("Linux 5.19 or later, and a data directory on ext4, xfs or btrfs; in a container: a volume"),
+    }
+}
+
+/// Any id that is not root's will do.
+const TRIAL_ID: u32 = 0x7000_0000;
+
+/// Makes three folders on a tmpfs that nobody else sees, and enters it. Mounted over /proc, which is there everywhere.
+fn layer_folders() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+    mount(
+        Some("trial"),
+        "/proc",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )?;
+    chdir("/proc")?;
+    ["lower", "upper", "work"]
+        .iter()
+        .try_for_each(|name| mkdir(*name, Mode::S_IRWXU))
+}
+
+fn try_mount(fs_type: &'static CStr) -> nix::Result<()> {
     in_child(|| {
         unshare(CloneFlags::CLONE_NEWNS)?;
         sys::mount::new_filesystem(fs_type, &[], 0).map(drop)

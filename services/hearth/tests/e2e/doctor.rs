@@ -94,6 +94,54 @@ fn an_ordinary_user_learns_that_root_is_missing() {
     assert!(text.contains("isolation level: refused"), "{text}");
 }
 
+/// One example of `docs/doctor.md`: the block after the line that says how it was made.
+fn example(command: &str) -> String {
+    let page = include_str!("../../../../docs/doctor.md");
+    let start = format!("$ {command}\n");
+    let (_, rest) = page.split_once(&start).unwrap();
+    rest.split("```").next().unwrap().to_owned()
+}
+
+/// What was looked at, but for settings, which differ from kernel to kernel.
+fn subjects(text: &str) -> Vec<String> {
+    let header = text.lines().find(|line| line.contains("AREA")).unwrap();
+    let [area, what, found] = ["AREA", "WHAT", "FOUND"].map(|title| header.find(title).unwrap());
+    let rows = text.lines().take_while(|line| !line.is_empty());
+    let cell = |line: &str, from: usize, to: usize| {
+        let end = to.min(line.len());
+        line.get(from..end).unwrap_or_default().trim().to_owned()
+    };
+    let looked_at = rows.filter(|line| {
+        let area = cell(line, area, what);
+        let setting = area == "settings" || cell(line, what, found).contains('.');
+        !setting && area != "AREA"
+    });
+    looked_at.map(|line| cell(line, what, found)).collect()
+}
+
+#[test]
+fn the_page_about_doctor_shows_what_it_says_to_root_and_to_an_ordinary_user() {
+    let _turn = turn::take!(shared);
+    let mut root = Command::new(HEARTH);
+    root.arg("doctor");
+    let home = Home::new();
+    let mut nobody = Command::new(reachable(home.path()));
+    nobody.arg("doctor").uid(NOBODY).gid(NOBODY);
+    for (command, run) in [("sudo hearth doctor", root), ("hearth doctor", nobody)] {
+        let said = String::from_utf8(output_of(run).stdout).unwrap();
+        let shown = example(command);
+        assert_eq!(subjects(&shown), subjects(&said), "{said}");
+        let level = |text: &str| {
+            let mut lines = text.lines();
+            lines
+                .find(|line| line.starts_with("isolation level:"))
+                .map(str::to_owned)
+        };
+        assert!(level(&said).is_some(), "{said}");
+        assert_eq!(level(&shown), level(&said));
+    }
+}
+
 /// Where the build's directory is closed to others, the executable is reached by another name.
 fn reachable(folder: &Path) -> PathBuf {
     let program = folder.join("hearth");
