@@ -26,11 +26,12 @@ use hearth_protocol::SmallName;
 /// (`landlock`).
 const MOUNT_POINTS: [&str; 4] = ["proc", "dev", "function", "scratch/tmp"];
 
-/// The writable places that programs expect all lead to the one scratch mount. (`/dev/shm` too; `/dev` is not the base's.)
+/// The writable places that programs expect all lead to the one scratch mount. (`/dev/shm` too; `/dev` is not the
+/// base's.)
 const LINKS: [(&str, &str); 2] = [("tmp", "scratch/tmp"), ("var/tmp", "../scratch/tmp")];
 
-/// Writable by the owner, who is root and needs no such bit, because a sandbox with a writable root is shown the tree as its
-/// user's. Everywhere else the mounts are read-only.
+/// Writable by the owner, who is root and needs no such bit, because a sandbox with a writable root is shown the tree
+/// as its user's. Everywhere else the mounts are read-only.
 const FILE_MODE: u32 = 0o644;
 const PROGRAM_MODE: u32 = 0o755;
 const DIRECTORY_MODE: u32 = 0o755;
@@ -130,7 +131,8 @@ pub fn ensure(
     Ok(path)
 }
 
-/// Whether it is there with the modes of today; earlier versions made bases that nobody could write to, whoever it belonged to.
+/// Whether it is there with the modes of today; earlier versions made bases that nobody could write to, whoever it
+/// belonged to.
 fn is_finished(base: &Path) -> bool {
     fs::metadata(base).is_ok_and(|root| root.is_dir() && root.mode() & 0o7777 == DIRECTORY_MODE)
 }

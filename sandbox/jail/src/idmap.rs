@@ -66,7 +66,8 @@ impl Ids {
         fs::write(format!("/proc/{pid}/gid_map"), &lines).map_err(io_at("write the gid map"))
     }
 
-    /// A user namespace for an idmapped mount that shows what is root's as the sandbox's user's. No process is left in it.
+    /// A user namespace for an idmapped mount that shows what is root's as the sandbox's user's. No process is left
+    /// in it.
     pub(crate) fn owner_of_all(self) -> Result<OwnedFd, Failure> {
         let (ours, theirs) = socket::pair().map_err(at("make a socket"))?;
         let step = "make the owners' user namespace";

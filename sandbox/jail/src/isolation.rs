@@ -42,7 +42,8 @@ pub(crate) enum Depth {
     Glance,
 }
 
-/// Reads `depth` of a sandbox and holds it against what is expected of it. `init` is not reaped while this runs, so the number is still its own.
+/// Reads `depth` of a sandbox and holds it against what is expected of it. `init` is not reaped while this runs, so
+/// the number is still its own.
 ///
 /// A failure says that init is dying, or cannot be looked at: it must not be trusted then.
 pub(crate) fn report(

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! OverlayFS (Documentation/filesystems/overlayfs.rst of the kernel): how a file tree that many sandboxes share becomes one
-//! sandbox's own.
+//! OverlayFS (Documentation/filesystems/overlayfs.rst of the kernel): how a file tree that many sandboxes share
+//! becomes one sandbox's own.
 //!
-//! Locks, leases, inotify and dnotify are kept per inode. A bind mount shows the shared inode itself, so that two tenants could talk, or
-//! watch each other, through a lock on a file that both can only read. Each overlay has inodes of its own over the same
-//! pages: nothing meets, and memory is still shared. Its mount table names no path of the host either: the root of a bind
-//! mount is a path of the host's file system, that of an overlay is `/`, and what it lies over is said as it was named here,
-//! relative to the tree.
+//! Locks, leases, inotify and dnotify are kept per inode. A bind mount shows the shared inode itself, so that two
+//! tenants could talk, or watch each other, through a lock on a file that both can only read. Each overlay has inodes
+//! of its own over the same pages: nothing meets, and memory is still shared. Its mount table names no path of the
+//! host either: the root of a bind mount is a path of the host's file system, that of an overlay is `/`, and what it
+//! lies over is said as it was named here, relative to the tree.
 //!
 //! Costs 40 µs a mount beside what a bind mount costs.
 
@@ -34,8 +34,8 @@ pub(crate) const NOTHING: &str = "nothing";
 /// The tree itself, and [`NOTHING`], which is two directories above every tree: `DATA/trees/ID`, `DATA/bases/NAME`.
 const READ_ONLY_LAYERS: &CStr = c".:../../nothing";
 
-/// A detached mount of a tree, with `attributes` (`libc::MOUNT_ATTR_*`), that nothing can be written to: it has no layer for
-/// that. The working directory is the tree afterwards.
+/// A detached mount of a tree, with `attributes` (`libc::MOUNT_ATTR_*`), that nothing can be written to: it has no
+/// layer for that. The working directory is the tree afterwards.
 pub(crate) fn read_only(tree: &CStr, attributes: u64) -> Result<OwnedFd, Failure> {
     chdir(tree).map_err(at("enter the tree"))?;
     let options = [(c"source", c"tree"), (c"lowerdir", READ_ONLY_LAYERS)];
@@ -43,8 +43,8 @@ pub(crate) fn read_only(tree: &CStr, attributes: u64) -> Result<OwnedFd, Failure
         .map_err(at("lay a tree under a mount"))
 }
 
-/// Inodes that a writable root takes from its scratch before a function has written anything: three parts, five kept places,
-/// and two that the kernel makes below `work`.
+/// Inodes that a writable root takes from its scratch before a function has written anything: three parts, five kept
+/// places, and two that the kernel makes below `work`.
 pub(crate) const WRITABLE_INODES: u64 = 10;
 
 /// The part of the scratch that the function sees as its scratch; as all paths here, relative to the base tree.
@@ -60,8 +60,8 @@ const WRITABLE_LAYERS: [(&CStr, &CStr); 4] = [
     (c"workdir", WORK),
 ];
 
-/// Places that stay root's in a writable root. Its directory has the sticky bit, so that they cannot be moved, removed or
-/// replaced by a link: the spawner mounts at paths that lead through them.
+/// Places that stay root's in a writable root. Its directory has the sticky bit, so that they cannot be moved,
+/// removed or replaced by a link: the spawner mounts at paths that lead through them.
 const KEPT: [&CStr; 5] = [
     c"scratch/tmp/upper/proc",
     c"scratch/tmp/upper/dev",
@@ -76,11 +76,11 @@ pub(crate) struct Writable {
     pub(crate) scratch: OwnedFd,
 }
 
-/// As [`read_only`], and what is written goes to a fresh scratch of this size; the base's files belong to the sandbox's user, by
-/// a mount that shows them so (`owners`: the user namespace that says how).
+/// As [`read_only`], and what is written goes to a fresh scratch of this size; the base's files belong to the
+/// sandbox's user, by a mount that shows them so (`owners`: the user namespace that says how).
 ///
-/// To be called in the sandbox's own mount namespace: what the layers lie on is mounted over the base tree there, and goes with the old
-/// root.
+/// To be called in the sandbox's own mount namespace: what the layers lie on is mounted over the base tree there, and
+/// goes with the old root.
 pub(crate) fn writable(
     base: &CStr,
     owners: BorrowedFd<'_>,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Security modules beside Landlock: which ones the kernel runs, how they label a process, and AppArmor's profiles for sandboxes
-//! (`packaging/apparmor/hearth-sandbox`), which the operator loads.
+//! Security modules beside Landlock: which ones the kernel runs, how they label a process, and AppArmor's profiles
+//! for sandboxes (`packaging/apparmor/hearth-sandbox`), which the operator loads.
 //!
-//! Where they are loaded, every sandbox is confined by one, and none is handed out that is not. The change is made by the first process itself,
-//! through its own file under /proc, which it opens while it still sees the host's. SELinux labels are shown and not changed: which type a
-//! sandbox should have is the policy's choice, and the host's rules of transition make it when init is executed.
+//! Where they are loaded, every sandbox is confined by one, and none is handed out that is not. The change is made by
+//! the first process itself, through its own file under /proc, which it opens while it still sees the host's. SELinux
+//! labels are shown and not changed: which type a sandbox should have is the policy's choice, and the host's rules of
+//! transition make it when init is executed.
 
 use std::{
     fs::{self, File},
@@ -23,8 +24,8 @@ pub(crate) fn modules() -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The label of a process (`/proc/PID/attr/current`): an AppArmor profile with its mode, or an SELinux context. None where no module
-/// gives labels: the file cannot be read then.
+/// The label of a process (`/proc/PID/attr/current`): an AppArmor profile with its mode, or an SELinux context. None
+/// where no module gives labels: the file cannot be read then.
 pub(crate) fn label_of(process: Pid) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{process}/attr/current")).ok()?;
     let label = text.trim_end_matches(['\0', '\n']);

@@ -2,9 +2,9 @@
 //! Mounts made and changed from outside, by the spawner, in a sandbox that runs: the function's files at bind, a fresh
 //! scratch between invocations. Nothing inside could make them, and nothing inside is waited for.
 //!
-//! Every path used inside leads over the read-only base tree, or over directories of a writable root that are root's and
-//! cannot be moved (`layers`), or over a mount that was made here: no process of the sandbox can have put a symbolic link
-//! in the way.
+//! Every path used inside leads over the read-only base tree, or over directories of a writable root that are root's
+//! and cannot be moved (`layers`), or over a mount that was made here: no process of the sandbox can have put a
+//! symbolic link in the way.
 
 use std::{
     ffi::{CStr, CString},

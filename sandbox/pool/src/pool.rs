@@ -211,8 +211,8 @@ impl Pool {
             .is_some_and(|link| !link.is_down())
     }
 
-    /// The sandbox that was not as it was made, if there was one since the spawner was started: nobody should rely on this host's walls until
-    /// somebody has looked.
+    /// The sandbox that was not as it was made, if there was one since the spawner was started: nobody should rely on
+    /// this host's walls until somebody has looked.
     #[must_use]
     pub fn breach(&self) -> Option<Breach> {
         self.link.borrow().as_ref()?.breach().cloned()

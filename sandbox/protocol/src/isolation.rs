@@ -20,11 +20,12 @@ pub struct IsolationReport {
     pub gid_map: Vec<IdMapLine>,
     /// The processes of the sandbox, init first.
     pub processes: Vec<ProcessReading>,
-    /// The securebits that every process has (capabilities(7)). The kernel tells them to a process itself only: the first one read them back once
-    /// they were locked, and no sandbox is handed out in which they were others.
+    /// The securebits that every process has (capabilities(7)). The kernel tells them to a process itself only: the
+    /// first one read them back once they were locked, and no sandbox is handed out in which they were others.
     pub securebits: u32,
-    /// Init's system call filters, the newest first, which every process inherits (a resident worker adds one). None where the kernel does not
-    /// give them out: it takes CONFIG_CHECKPOINT_RESTORE, and a spawner without a filter of its own.
+    /// Init's system call filters, the newest first, which every process inherits (a resident worker adds one). None
+    /// where the kernel does not give them out: it takes CONFIG_CHECKPOINT_RESTORE, and a spawner without a filter of
+    /// its own.
     pub filters: Option<Vec<FilterReading>>,
     /// What is limited, and how much of it is used.
     pub limits: Vec<LimitReading>,

@@ -14,8 +14,8 @@
 //! ```
 //!
 //! Every request has its own id, and its answer carries it. Answers come in the order of the requests, with three
-//! exceptions: `Created` (or its `Failed`) comes when the skeleton is up and `TreeStored` (or its `Failed`) when the tree
-//! is on disk, after answers to later requests if need be, and `Gone` comes when it comes.
+//! exceptions: `Created` (or its `Failed`) comes when the skeleton is up and `TreeStored` (or its `Failed`) when the
+//! tree is on disk, after answers to later requests if need be, and `Gone` comes when it comes.
 
 use serde::{Deserialize, Serialize};
 
@@ -168,8 +168,8 @@ pub enum Root {
     /// Read and execute.
     #[default]
     ReadOnly,
-    /// Write, too: what is written goes to the scratch, counts against its limits, and is gone with the sandbox, which serves one
-    /// invocation. Only for [`Worker::PerCall`].
+    /// Write, too: what is written goes to the scratch, counts against its limits, and is gone with the sandbox,
+    /// which serves one invocation. Only for [`Worker::PerCall`].
     Writable,
 }
 
@@ -245,8 +245,8 @@ pub enum Event {
         /// From the request.
         request: RequestId,
     },
-    /// A living sandbox is not as it was made: somebody changed it from outside, or a wall gave way. It is being destroyed; `Gone`
-    /// follows.
+    /// A living sandbox is not as it was made: somebody changed it from outside, or a wall gave way. It is being
+    /// destroyed; `Gone` follows.
     Breached {
         /// Which.
         sandbox: SandboxId,

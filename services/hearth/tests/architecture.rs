@@ -395,8 +395,9 @@ const VISITORS: [&str; 1] = ["sandbox/jail/src/mounts.rs"];
 /// Parts of paths under /proc that lead into a process's own file tree.
 const WAYS_INTO_A_TREE: [&str; 4] = ["/root", "/cwd", "/exe", "/map_files"];
 
-/// A function can put a link wherever it can write: what the host opens there could be anything of the host. Results come through
-/// pipes and sockets instead; what is done in a sandbox's mount namespace is mounting, at two places that no function can move.
+/// A function can put a link wherever it can write: what the host opens there could be anything of the host. Results
+/// come through pipes and sockets instead; what is done in a sandbox's mount namespace is mounting, at two places
+/// that no function can move.
 #[test]
 fn nothing_host_side_opens_a_path_in_a_tree_that_a_sandbox_can_write() {
     let host_side = sources(&[

@@ -68,8 +68,8 @@ pub(super) fn restrictions(user: User) -> Vec<Finding> {
         .collect()
 }
 
-/// A file below /proc/sys, whether a value lets ordinary users make user namespaces, and how to. Root is not restricted by any but the first, whose value the
-/// trial above has met.
+/// A file below /proc/sys, whether a value lets ordinary users make user namespaces, and how to. Root is not
+/// restricted by any but the first, whose value the trial above has met.
 type Restriction = (&'static str, fn(&str) -> bool, &'static str);
 
 const RESTRICTIONS: [Restriction; 3] = [
@@ -90,7 +90,8 @@ const RESTRICTIONS: [Restriction; 3] = [
     ),
 ];
 
-/// nix has no name for it: it shares its bit with the exit signal of the older clone(2), and is for unshare(2) and clone3(2).
+/// nix has no name for it: it shares its bit with the exit signal of the older clone(2), and is for unshare(2) and
+/// clone3(2).
 const CLONE_NEWTIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
 
 fn remedy(flag: CloneFlags, errno: Errno) -> String {

@@ -92,7 +92,8 @@ pub(super) fn walls(report: &IsolationReport, expected: &Expected<'_>) -> Vec<Wa
     readings.into_iter().map(reading).collect()
 }
 
-/// Whether every mount is guarded and only scratch, and the root where that was asked for, can be written; and which can.
+/// Whether every mount is guarded and only scratch, and the root where that was asked for, can be written; and which
+/// can.
 fn file_system(mounts: &[MountReading], root: Root) -> (bool, String) {
     let expected: &[&str] = match root {
         Root::ReadOnly => &["/scratch/tmp"],

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Looking at sandboxes that live: whole when the gateway asks, at a glance in turn. One that is not as it was made is told and destroyed,
-//! whoever it was that changed it.
+//! Looking at sandboxes that live: whole when the gateway asks, at a glance in turn. One that is not as it was made
+//! is told and destroyed, whoever it was that changed it.
 
 use std::{
     os::fd::OwnedFd,

@@ -15,8 +15,9 @@ use nix::errno::Errno;
 use super::events::Interest;
 use crate::socket;
 
-/// Answers that wait for a gateway that does not read. Each request has one answer and each sandbox one `Gone` and at most one `Breached`, so an
-/// honest gateway is never this far behind: 4,096 is more than the largest table of sandboxes.
+/// Answers that wait for a gateway that does not read. Each request has one answer and each sandbox one `Gone` and at
+/// most one `Breached`, so an honest gateway is never this far behind: 4,096 is more than the largest table of
+/// sandboxes.
 const OUTBOX_LEN_MAX: usize = 4096;
 
 /// Why nothing more comes or goes.

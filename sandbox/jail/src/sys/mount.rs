@@ -25,8 +25,8 @@ pub(crate) fn copy_of(path: &CStr) -> nix::Result<OwnedFd> {
 /// open_tree(2): make a copy instead of a reference.
 const OPEN_TREE_CLONE: libc::c_uint = 1;
 
-/// Shows a detached mount's files with the ids that `owners`, a user namespace, maps theirs to (Linux 5.12, and a file system
-/// that takes part; for one that lies under an overlay 5.19).
+/// Shows a detached mount's files with the ids that `owners`, a user namespace, maps theirs to (Linux 5.12, and a
+/// file system that takes part; for one that lies under an overlay 5.19).
 pub(crate) fn map_owners(mount: &OwnedFd, owners: BorrowedFd<'_>) -> nix::Result<()> {
     let change = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP,

@@ -33,14 +33,15 @@ const FILTERS_MAX: u64 = 8;
 /// BPF_MAXINSNS: the longest filter.
 const INSTRUCTIONS_MAX: usize = 4096;
 
-/// How often, and a millisecond apart, it is asked whether a process has stopped: it does as soon as it leaves the kernel.
+/// How often, and a millisecond apart, it is asked whether a process has stopped: it does as soon as it leaves the
+/// kernel.
 const STOP_LOOKS_MAX: u32 = 100;
 
-/// The filters of a child of the caller, the newest first. It is stopped for some microseconds; the system call that it waits in goes on
-/// afterwards.
+/// The filters of a child of the caller, the newest first. It is stopped for some microseconds; the system call that
+/// it waits in goes on afterwards.
 ///
-/// ETIMEDOUT where it does not stop: it is then still seized, and to be killed. EACCES or EINVAL where the kernel gives no filters out (the caller has
-/// one itself; no CONFIG_CHECKPOINT_RESTORE).
+/// ETIMEDOUT where it does not stop: it is then still seized, and to be killed. EACCES or EINVAL where the kernel
+/// gives no filters out (the caller has one itself; no CONFIG_CHECKPOINT_RESTORE).
 pub(crate) fn filters_of(child: Pid) -> nix::Result<Vec<Vec<Instruction>>> {
     ptrace(PTRACE_SEIZE, child, 0, std::ptr::null_mut())?;
     ptrace(PTRACE_INTERRUPT, child, 0, std::ptr::null_mut())?;

@@ -49,7 +49,8 @@ fn what_is_written_to_the_root_is_there_for_this_sandbox_alone() {
     let mut world = World::with_bases(&["static", "minimal"]);
     let base = world.data_dir.bases().join("minimal");
     let before = fs::read(base.join("etc/passwd")).unwrap();
-    // New files, changed files, removed files, renamed directories, in places that the base has and in one that it lacks.
+    // New files, changed files, removed files, renamed directories, in places that the base has and in one that it
+    // lacks.
     let script = "set -e; PATH=/usr/bin; mkdir /data; echo new > /data/x; echo new > /etc/x; echo changed >> /etc/passwd\n\
         rm /usr/bin/awk; mv /etc/ssl /etc/moved; echo t > /tmp/t\n\
         cat /data/x /etc/x /tmp/t; tail -n 1 /etc/passwd; ls -d /etc/moved; ls /usr/bin/awk 2>&1 | wc -l";

@@ -196,7 +196,8 @@ fn check_namespaces(report: &IsolationReport) {
             .or_else(|| known.get("mount").filter(|_| name == "mnt"));
         let pair = pair.unwrap_or_else(|| panic!("{name} in {:?}", report.namespaces));
         assert_ne!(pair.sandbox, pair.host, "{name}");
-        // Of the host's it is known what it must be; the spawner has a mount namespace of its own, and time for children.
+        // Of the host's it is known what it must be; the spawner has a mount namespace of its own, and time for
+        // children.
         if !["mnt", "time"].contains(&name) {
             assert_eq!(
                 world::namespace(own, name),
