@@ -66,14 +66,14 @@ fn processes(report: &Value) -> String {
             capabilities.to_owned(),
             text(process, "no_new_privs"),
             text(process, "seccomp_filters"),
-            joined(process, "fds"),
+            ranges(process.get("fds")),
         ]
     };
     let header = [
         "PID",
         "NAME",
-        "UID OUTSIDE",
-        "GID OUTSIDE",
+        "HOST UID",
+        "HOST GID",
         "CAPABILITIES",
         "NO_NEW_PRIVS",
         "FILTERS",
@@ -159,6 +159,23 @@ fn rows(report: &Value, field: &str, row: impl Fn(&Value) -> Vec<String>) -> Vec
     items.into_iter().flatten().map(row).collect()
 }
 
+/// Numbers in ascending order, each run of neighbours as `first-last`.
+fn ranges(numbers: Option<&Value>) -> String {
+    let numbers = numbers.and_then(Value::as_array).into_iter().flatten();
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for number in numbers.filter_map(Value::as_u64) {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    let run = |(first, last): &(u64, u64)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    runs.iter().map(run).collect::<Vec<_>>().join(" ")
+}
+
 /// A list of simple values with spaces between, or `-`.
 fn joined(object: &Value, field: &str) -> String {
     let items = object.get(field).and_then(Value::as_array);
@@ -173,6 +190,14 @@ fn joined(object: &Value, field: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neighbouring_descriptors_are_one_range() {
+        let ranges = |numbers: &[u64]| ranges(Some(&serde_json::json!(numbers)));
+        assert_eq!(ranges(&[0, 1, 2, 3]), "0-3");
+        assert_eq!(ranges(&[0, 2, 3, 9]), "0 2-3 9");
+        assert_eq!(ranges(&[]), "");
+    }
 
     #[test]
     fn a_wall_that_does_not_hold_is_loud() {
