@@ -60,6 +60,27 @@ fn fits_its_schema(report: &Value) {
     }
 }
 
+/// The example of `docs/isolation.md` for a kind.
+fn example(kind: Kind) -> &'static str {
+    let page = include_str!("../../../../docs/isolation.md");
+    let command = match kind {
+        Kind::Native => "$ hearth isolation upper\n",
+        Kind::Wasm => "$ hearth isolation sha256-wasm\n",
+    };
+    let (_, rest) = page.split_once(command).unwrap();
+    rest.split("```").next().unwrap()
+}
+
+/// What the tables have a line for, but for processes and what the kernel may not give out.
+fn subjects(tables: &str) -> Vec<&str> {
+    let parts = tables.trim().split("\n\n");
+    let of_kernel = |part: &&str| !part.starts_with("PID") && !part.starts_with("FILTER");
+    let lines = parts.filter(of_kernel).flat_map(str::lines);
+    lines
+        .map(|line| line.split("  ").next().unwrap_or(line))
+        .collect()
+}
+
 /// Whole: nothing that did not fit was cut off.
 #[test]
 fn the_isolation_tables_are_at_most_100_columns_wide() {
@@ -84,6 +105,11 @@ fn the_isolation_tables_are_at_most_100_columns_wide() {
         ] {
             assert!(text.contains(word), "{word} is not in\n{text}");
         }
+        assert_eq!(
+            subjects(example(kind)),
+            subjects(&text),
+            "docs/isolation.md"
+        );
     }
 }
 
