@@ -140,16 +140,23 @@ const OF_ROOT: &str = "Linux 5.15 or later with CONFIG_OVERLAY_FS; in a containe
 
 /// What every sandbox sees its files through.
 fn overlay() -> Finding {
-    let finding = Finding::new(Area::Files, "an overlay of two folders");
+    let finding = Finding::new(Area::Files, "an overlay");
+    let place = data_place();
+    let shown = place.to_string_lossy();
     let tried = in_child(|| {
+        let lower = sys::mount::copy_of(place)?;
         layer_folders()?;
+        sys::mount::attach(&lower, c"lower")?;
         let layers = [(c"source", c"trial"), (c"lowerdir", c"lower:upper")];
         sys::mount::new_filesystem(c"overlay", &layers, libc::MOUNT_ATTR_RDONLY).map(drop)
     });
     match tried {
-        Ok(()) => finding.given("can be made"),
+        Ok(()) => finding.given(format!("can be made of files in {shown}")),
         Err(errno) => finding
-            .missing(format!("cannot be made: {}", errno.desc()))
+            .missing(format!(
+                "cannot be made of files in {shown}: {}",
+                errno.desc()
+            ))
             .fix(OF_ROOT),
     }
 }
@@ -157,11 +164,15 @@ fn overlay() -> Finding {
 /// Where the data directory is by default, or will be: what is tried there says something about its file system.
 const DATA_PLACES: [&CStr; 2] = [c"/var/lib/hearth", c"/var/lib"];
 
+fn data_place() -> &'static CStr {
+    let exists = |place: &&CStr| stat(*place).is_ok();
+    DATA_PLACES.into_iter().find(exists).unwrap_or(c"/")
+}
+
 /// What a function with `writable_root = true` gets.
 fn writable_overlay() -> Finding {
     let finding = Finding::new(Area::Files, "a writable root");
-    let exists = |place: &&CStr| stat(*place).is_ok();
-    let place = DATA_PLACES.into_iter().find(exists).unwrap_or(c"/");
+    let place = data_place();
     let shown = place.to_string_lossy();
     let tried = in_child(|| {
         let owners = Ids::from_first(TRIAL_ID).owner_of_all();
