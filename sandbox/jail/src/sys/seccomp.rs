@@ -102,7 +102,16 @@ fn ptrace(
 ) -> nix::Result<usize> {
     // SAFETY: of the requests of this module only PTRACE_SECCOMP_GET_FILTER writes to `data`, at most BPF_MAXINSNS
     // instructions, which is what `read_filters` has room for; the others take integers.
-    let result = unsafe { libc::ptrace(request, child.as_raw(), address, data) };
+    // The bare system call: the type of a request differs by C library.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_ptrace,
+            libc::c_ulong::from(request),
+            child.as_raw(),
+            address,
+            data,
+        )
+    };
     let result = super::checked(result)?;
     usize::try_from(result).map_err(|_negative| Errno::EOVERFLOW)
 }
