@@ -48,13 +48,14 @@ impl Access {
     /// if from a page at all.
     pub(crate) fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), RequestError> {
         let foreign = |header| Err(RequestError::ForeignHost { header });
-        let authority = match (uri.authority(), headers.get(header::HOST)) {
-            (Some(authority), _) => Some(authority.as_str()),
-            (None, Some(host)) => Some(as_text(host)),
-            // HTTP/1.0 has none, and no browser speaks it.
-            (None, None) => None,
-        };
-        if authority.is_some_and(|authority| !self.is_own(authority))
+        // Of both, where there are both: whoever is in front may go by the one or by the other. HTTP/1.0 has none, and
+        // no browser speaks it.
+        let mut authorities = headers
+            .get_all(header::HOST)
+            .iter()
+            .map(as_text)
+            .chain(uri.authority().map(axum::http::uri::Authority::as_str));
+        if !authorities.all(|authority| self.is_own(authority))
             || 1 < headers.get_all(header::HOST).iter().count()
         {
             return foreign("host");

@@ -2,6 +2,7 @@
 //! Accepts connections and speaks HTTP/1 on them, each limit with a name. Not `axum::serve`: that has no limit of
 //! connections, and none of its timers runs before a client has sent its first byte.
 
+mod heads;
 mod timed_io;
 
 use std::{
@@ -14,7 +15,11 @@ use std::{
     time::Duration,
 };
 
-use axum::{body::Body, response::Response};
+use axum::{
+    body::Body,
+    http::{HeaderValue, header},
+    response::Response,
+};
 use bytes::Bytes;
 use hyper::{
     body::{Body as HttpBody, Frame, Incoming, SizeHint},
@@ -27,6 +32,7 @@ use tokio::{
 };
 
 use crate::{config::EdgeTimeouts, routes::Routes};
+use heads::{Heads, Seen, Watched};
 use timed_io::{Phase, SharedPhase, TimedIo};
 
 /// How much of a connection is buffered: request line and headers must fit, else 431. In bytes.
@@ -123,8 +129,17 @@ impl Edge {
         };
         let ends = Ends { peer, local };
         let phase = SharedPhase::default();
-        let io = TimedIo::new(stream, phase.clone(), self.timeouts);
-        let service = service_fn(|request| answer(request, ends, &routes, phase.clone()));
+        let heads = Heads::default();
+        let io = TimedIo::new(
+            Watched::new(stream, heads.clone()),
+            phase.clone(),
+            self.timeouts,
+        );
+        let service = service_fn(|request: hyper::Request<Incoming>| {
+            // Here and not when the answer is first polled: hyper may read again in between.
+            let seen = heads.parsed(request.body().size_hint().exact());
+            answer(request, seen, ends, &routes, phase.clone())
+        });
         let connection = http1::Builder::new()
             // `TimedIo` has a limit for every state; this one would be armed anew for every request, and never fire.
             .header_read_timeout(None)
@@ -159,13 +174,27 @@ async fn begun(draining: &mut watch::Receiver<bool>) {
 
 async fn answer(
     request: hyper::Request<Incoming>,
+    seen: Seen,
     ends: Ends,
     routes: &Routes,
     phase: SharedPhase,
 ) -> Result<hyper::Response<Tracked>, Infallible> {
     phase.set(Phase::Busy);
-    let response: Response = routes.answer(request, ends).await;
+    let response = match seen {
+        Seen::Plain => routes.answer(request, ends).await,
+        Seen::PlainAndMore => closing(routes.answer(request, ends).await),
+        Seen::BareLineFeed => routes.refuse("a line of its head ends with a line feed alone"),
+        Seen::TwoLengths => routes.refuse("its body has two lengths"),
+        Seen::NotAll => routes.refuse("it came together with the request before it"),
+    };
     Ok(response.map(|body| Tracked { body, phase }))
+}
+
+/// The last answer of its connection.
+fn closing(mut response: Response) -> Response {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
 }
 
 /// A body that says when it is out: hyper drops it then.

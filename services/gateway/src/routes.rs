@@ -52,6 +52,13 @@ impl Routes {
         way_out.pass(response, &self.shard.app.metrics)
     }
 
+    /// The answer to what is no request.
+    pub(crate) fn refuse(&self, problem: &str) -> Response {
+        let problem = problem.to_owned();
+        let response = RequestError::BadRequest { problem }.into_response();
+        gate::WayOut::Closing.pass(response, &self.shard.app.metrics)
+    }
+
     async fn route(&self, mut request: Request<Incoming>, ends: Ends) -> Response {
         // By hand, ahead of the router, whose layers cost a boxed future and a clone each.
         if let Some(name) = params::invoked(request.uri().path()) {

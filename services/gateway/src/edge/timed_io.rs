@@ -21,11 +21,9 @@ use std::{
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::heads::Watched;
 use crate::config::EdgeTimeouts;
 
 /// What a connection is waiting for.
@@ -63,7 +61,7 @@ impl SharedPhase {
 
 /// A client's socket with time limits.
 pub(super) struct TimedIo {
-    stream: TokioIo<TcpStream>,
+    stream: TokioIo<Watched>,
     phase: SharedPhase,
     timeouts: EdgeTimeouts,
     read_timer: Timer<Phase>,
@@ -71,7 +69,7 @@ pub(super) struct TimedIo {
 }
 
 impl TimedIo {
-    pub(super) fn new(stream: TcpStream, phase: SharedPhase, timeouts: EdgeTimeouts) -> Self {
+    pub(super) fn new(stream: Watched, phase: SharedPhase, timeouts: EdgeTimeouts) -> Self {
         Self {
             stream: TokioIo::new(stream),
             phase,

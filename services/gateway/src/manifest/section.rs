@@ -34,8 +34,11 @@ impl fmt::Display for Problems {
 }
 
 impl Problems {
-    /// Notes one.
+    /// Notes one, unless there are so many that who is told of them has enough to do.
     pub(crate) fn note(&mut self, at: impl Into<String>, problem: impl Into<String>) {
+        if PROBLEMS_MAX <= self.0.len() {
+            return;
+        }
         self.0.push(Problem {
             at: at.into(),
             problem: problem.into(),
@@ -51,6 +54,9 @@ impl Problems {
         }
     }
 }
+
+/// The most problems of one manifest that are named: each is several times longer than what can cause it.
+const PROBLEMS_MAX: usize = 100;
 
 /// One table of a manifest while it is being read.
 pub(super) struct Section<'a> {

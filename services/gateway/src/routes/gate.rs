@@ -45,7 +45,7 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), RequestError> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WayOut {
     Plain,
-    /// The request's body was chunked.
+    /// The request's body was chunked, or where it ends is not known.
     Closing,
 }
 
@@ -60,8 +60,7 @@ impl WayOut {
     /// Counts an error, and ends the connection where it must.
     pub(super) fn pass(self, mut response: Response, metrics: &Metrics) -> Response {
         if self == Self::Closing {
-            // hyper drops a Content-Length that follows Transfer-Encoding, unseen. A server in front that believed that
-            // length would take what follows for another client's request: so nothing follows (RFC 9112 section 6.1).
+            // What another server takes for the end of such a body is less sure than a number: nothing follows it.
             response
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -144,10 +143,11 @@ fn spoken_here<B>(request: &Request<B>) -> Result<(), RequestError> {
         // RFC 9112 section 3.2.
         return refuse("the Host header is missing");
     }
+    if request.method() != Method::OPTIONS && !request.uri().path().starts_with('/') {
+        // RFC 9112 section 3.2: of the forms of a target only those with a path are for other methods.
+        return refuse("the target has no path");
+    }
     if headers.contains_key(header::TRANSFER_ENCODING) {
-        if headers.contains_key(header::CONTENT_LENGTH) {
-            return refuse("the body has two lengths");
-        }
         let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
         if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
             // Undoing another coding would be the server's part (RFC 9112 section 6.1), and it is not done here.

@@ -8,7 +8,7 @@ use crate::{
     server::{KEY, Server, patient},
 };
 
-fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, content) in files {
         let mut header = tar::Header::new_gnu();
@@ -19,7 +19,7 @@ fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-fn function(name: &str, script: &str) -> Vec<u8> {
+pub(crate) fn function(name: &str, script: &str) -> Vec<u8> {
     let manifest = format!("name = \"{name}\"\nentry = \"run\"\n[env]\nTOKEN = \"hush\"\n");
     tar_of(&[
         ("function.toml", manifest.as_bytes()),
@@ -27,7 +27,7 @@ fn function(name: &str, script: &str) -> Vec<u8> {
     ])
 }
 
-fn put(server: &Server, name: &str, archive: &[u8]) -> Answer {
+pub(crate) fn put(server: &Server, name: &str, archive: &[u8]) -> Answer {
     let head = format!(
         "PUT /v1/functions/{name} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\nContent-Type: application/x-tar\r\nContent-Length: {}\r\n\r\n",
         archive.len()
@@ -35,7 +35,7 @@ fn put(server: &Server, name: &str, archive: &[u8]) -> Answer {
     Answer::to(server.address, &[head.as_bytes(), archive].concat())
 }
 
-fn call(server: &Server, method: &str, path: &str) -> Answer {
+pub(crate) fn call(server: &Server, method: &str, path: &str) -> Answer {
     server.request(&format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"))
 }
 
@@ -206,5 +206,33 @@ fn a_request_whose_headers_do_not_fit_into_an_environment_is_answered_with_431()
     assert_eq!(
         (answer.status(), answer.code().as_str()),
         (431, "headers_too_large")
+    );
+}
+
+#[test]
+fn a_deploy_that_finds_the_disk_full_is_answered_with_507_and_leaves_nothing_and_calls_go_on() {
+    let (server, _dir) = Server::temporary(patient());
+    let before = put(&server, "a", &function("a", "#!/bin/sh\n"));
+    assert_eq!(before.status(), 201);
+    server.trees.lock().unwrap().full = true;
+    for (name, script) in [("a", "#!/bin/sh\necho\n"), ("b", "#!/bin/sh\n")] {
+        let answer = put(&server, name, &function(name, script));
+        assert_eq!(
+            (answer.status(), answer.code().as_str()),
+            (507, "storage_full"),
+            "{}",
+            answer.text()
+        );
+    }
+    assert_eq!(call(&server, "GET", "/v1/functions/b").status(), 404);
+    let described = call(&server, "GET", "/v1/functions/a").json();
+    assert_eq!(described["revision"], before.json()["revision"]);
+    assert_eq!(server.metric("hearth_body_bytes"), Some(0));
+    // As far as it comes on a host without room for a sandbox.
+    assert_eq!(call(&server, "POST", "/invoke/a").code(), "cannot_start");
+    server.trees.lock().unwrap().full = false;
+    assert_eq!(
+        put(&server, "b", &function("b", "#!/bin/sh\n")).status(),
+        201
     );
 }

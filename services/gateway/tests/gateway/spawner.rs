@@ -19,6 +19,8 @@ use sha2::{Digest as _, Sha256};
 pub(crate) struct Trees {
     pub(crate) stored: Vec<TreeId>,
     pub(crate) removed: Vec<TreeId>,
+    /// No tree fits on its disk any more.
+    pub(crate) full: bool,
 }
 
 /// Serves one connection until the other end closes it.
@@ -59,6 +61,15 @@ fn answer(request: Request, upload: &mut Sha256, trees: &Mutex<Trees>) -> Option
         Request::TreeChunk { path, bytes, .. } => {
             upload.update(format!("{path} {bytes}\n"));
             None
+        }
+        Request::TreeCommit { request, .. } if trees.lock().unwrap().full => {
+            *upload = Sha256::new();
+            Some(Event::Failed {
+                request,
+                step: "write".to_owned(),
+                errno: nix::libc::ENOSPC,
+                message: "no space left on device".to_owned(),
+            })
         }
         Request::TreeCommit { request, .. } => {
             let hex: String = std::mem::take(upload)
