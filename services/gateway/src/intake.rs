@@ -266,4 +266,10 @@ pub(crate) fn tree_id(digest: &[u8]) -> TreeId {
 }
 
 #[cfg(test)]
+mod by_hand;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod second_reader;
+#[cfg(test)]
 mod tests;
