@@ -22,6 +22,8 @@ mod gateway;
 mod groundwork;
 #[path = "sandbox/hostile_gateway.rs"]
 mod hostile_gateway;
+#[path = "sandbox/hostile_packets.rs"]
+mod hostile_packets;
 #[path = "sandbox/left_out.rs"]
 mod left_out;
 #[path = "sandbox/limits.rs"]

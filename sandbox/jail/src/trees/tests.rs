@@ -409,3 +409,46 @@ fn a_damaged_tree_is_replaced_when_it_is_installed_again() {
     store.verify(&tree).unwrap();
     assert_eq!(fs::read(&file).unwrap(), b"x");
 }
+
+#[test]
+fn a_directory_of_an_upload_that_is_swapped_for_a_link_is_not_followed() {
+    let Fixture {
+        mut store,
+        _directory,
+    } = fixture();
+    let outside = tempfile::tempdir().unwrap();
+    for (target, next) in [
+        (outside.path(), "a/second"),
+        (outside.path(), "a/deep/second"),
+        (Path::new("."), "a/second"),
+    ] {
+        let upload = store.begin().unwrap();
+        store.chunk(upload, whole("a/first", b"x"), source(b"x").as_fd());
+        let inside = fs::read_dir(&store.directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .find(|path| path.join("a").is_dir())
+            .unwrap();
+        fs::rename(inside.join("a"), inside.join("b")).unwrap();
+        symlink(target, inside.join("a")).unwrap();
+        store.chunk(upload, whole(next, b"x"), source(b"x").as_fd());
+        assert!(store.commit(upload).is_err(), "{}", target.display());
+    }
+    // A whole upload, swapped: its directory is held open, so what is stored is what was uploaded.
+    let upload = store.begin().unwrap();
+    store.chunk(upload, whole("a", b"x"), source(b"x").as_fd());
+    let path = fs::read_dir(&store.directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.join("a").is_file())
+        .unwrap();
+    fs::rename(&path, outside.path().join("away")).unwrap();
+    symlink(outside.path(), &path).unwrap();
+    store.chunk(upload, whole("second", b"x"), source(b"x").as_fd());
+    assert!(store.commit(upload).is_err());
+    let left: Vec<_> = fs::read_dir(outside.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["away"]);
+}

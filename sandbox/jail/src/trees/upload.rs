@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 
 use hearth_protocol::spawner::{TREE_BYTES_MAX, TREE_CHUNK_BYTES_MAX, TREE_FILES_MAX};
@@ -86,7 +86,11 @@ pub(super) fn append_all(upload: &mut Upload, file: &NewFile<'_>) -> Result<(), 
 pub(super) fn finish(upload: &Upload) -> Result<(), TreeError> {
     let singly = upload.listing.files.len() <= FLUSHED_SINGLY_MAX;
     // Opened anew: the upload's own descriptor is not there any more in the process that does this.
-    let root = File::open(&upload.path).map_err(at("open", &upload.path))?;
+    let root = File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_DIRECTORY)
+        .open(&upload.path)
+        .map_err(at("open", &upload.path))?;
     for (path, file) in &upload.listing.files {
         let opened = open_beneath(root.as_fd(), path, OFlag::O_RDONLY, Mode::empty());
         let path = upload.path.join(path);
@@ -98,10 +102,12 @@ pub(super) fn finish(upload: &Upload) -> Result<(), TreeError> {
             opened.sync_all().map_err(at("flush", &path))?;
         }
     }
-    let directories = upload.directories.iter().rev().map(PathBuf::from);
-    for directory in directories.chain([PathBuf::new()]) {
+    let directories = upload.directories.iter().rev().map(String::as_str);
+    for directory in directories.chain(["."]) {
         let path = upload.path.join(directory);
-        let opened = File::open(&path).map_err(at("open", &path))?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let opened = open_beneath(root.as_fd(), directory, flags, Mode::empty());
+        let opened = File::from(opened.map_err(|errno| at("open", &path)(errno.into()))?);
         opened
             .set_permissions(Permissions::from_mode(content::EXECUTABLE))
             .map_err(at("set mode of", &path))?;
@@ -213,10 +219,22 @@ impl Upload {
             if self.directories.contains(directory) {
                 continue;
             }
-            mkdirat(&self.directory, directory, Mode::S_IRWXU)
+            make_directory(self.directory.as_fd(), directory)
                 .map_err(|errno| at("make directory", &self.path.join(directory))(errno.into()))?;
             self.directories.insert(directory.into());
         }
         Ok(())
+    }
+}
+
+/// Makes the last part of a path whose other parts are there, none of them a link: mkdirat(2) itself would follow them.
+fn make_directory(root: BorrowedFd<'_>, path: &str) -> Result<(), Errno> {
+    match path.rsplit_once('/') {
+        None => mkdirat(root, path, Mode::S_IRWXU),
+        Some((above, name)) => {
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+            let above = open_beneath(root, above, flags, Mode::empty())?;
+            mkdirat(&above, name, Mode::S_IRWXU)
+        }
     }
 }

@@ -52,6 +52,15 @@ fn the_gateway_owns_its_state_directory_and_nothing_else() {
             "{line:?} is not in\n{text}"
         );
     }
-    assert!(!text.contains("exec: allowed"), "{text}");
+    let allowed: Vec<&str> = text
+        .lines()
+        .filter(|line| line.ends_with(": allowed"))
+        .collect();
+    assert_eq!(allowed, ["write state: allowed"], "{text}");
+    let pushes = text
+        .lines()
+        .take_while(|line| !line.starts_with("Name:"))
+        .count();
+    assert_eq!(pushes, 22, "{text}");
     assert!(text.contains(&format!("Uid:\t{UID}\t{UID}\t{UID}\t{UID}")));
 }

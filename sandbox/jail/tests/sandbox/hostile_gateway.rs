@@ -188,7 +188,7 @@ fn a_tree_in_use_cannot_be_removed() {
 }
 
 /// Every kind of request, with a sandbox and a tree that exist where one is named.
-fn every_request(sandbox: SandboxId, tree: &TreeId) -> Vec<Request> {
+pub(crate) fn every_request(sandbox: SandboxId, tree: &TreeId) -> Vec<Request> {
     let request = RequestId(7);
     let upload = UploadId(1);
     let limits = limits();

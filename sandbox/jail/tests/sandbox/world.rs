@@ -211,6 +211,11 @@ impl World {
         self.socket.send(request, fds);
     }
 
+    /// The name that its cgroups carry.
+    pub(crate) fn instance(&self) -> &str {
+        self.data_dir.instance()
+    }
+
     /// Where stored trees are.
     pub(crate) fn trees(&self) -> PathBuf {
         self.data_dir.trees()
@@ -571,7 +576,7 @@ impl Socket {
 }
 
 fn send_packet(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {
         assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
