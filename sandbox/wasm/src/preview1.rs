@@ -34,6 +34,10 @@ const WORD_BYTES: usize = 4;
 /// Bytes of an entry in an array of buffers: address and length.
 const BUFFER_BYTES: usize = 2 * WORD_BYTES;
 
+/// The buffers of one call that are looked at: Linux's IOV_MAX. A call may transfer less than it is asked to, and a guest
+/// that names millions of empty buffers would keep the thread past its deadline while they are looked through.
+const BUFFERS_MAX: u32 = 1024;
+
 /// Puts the functions in front of wasmtime-wasi's.
 pub(crate) fn shadow(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     type Transfer = (i32, i32, i32, i32);
@@ -56,6 +60,7 @@ async fn fd_read(
     mut caller: Caller<'_, Guest>,
     (fd, buffers, count, read): (i32, i32, i32, i32),
 ) -> wasmtime::Result<i32> {
+    let count = few(count);
     let memory = memory(&mut caller)?;
     let (bytes, guest) = memory.data_and_store_mut(&mut caller);
     let plain = match (
@@ -84,6 +89,7 @@ async fn fd_write(
     mut caller: Caller<'_, Guest>,
     (fd, buffers, count, written): (i32, i32, i32, i32),
 ) -> wasmtime::Result<i32> {
+    let count = few(count);
     let memory = memory(&mut caller)?;
     let (bytes, guest) = memory.data_and_store_mut(&mut caller);
     let plain = match (
@@ -198,6 +204,11 @@ fn whole<'c>(
     let context = guest.wasi();
     context.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
     (context, GuestMemory::Unshared(bytes))
+}
+
+/// As many of a call's buffers as are looked at.
+fn few(count: i32) -> i32 {
+    count.cast_unsigned().min(BUFFERS_MAX).cast_signed()
 }
 
 /// Where a word in the guest's memory is; None where it is not wholly in it, or not aligned.

@@ -10,6 +10,7 @@ mod bundled;
 mod compiler;
 mod gateway;
 mod guests;
+mod hostile;
 mod limits;
 mod preview1;
 mod worker;
