@@ -3,6 +3,7 @@
 
 use std::{
     io::IoSlice,
+    net::Shutdown,
     os::fd::{BorrowedFd, OwnedFd},
 };
 
@@ -64,6 +65,12 @@ impl Channel {
             socket: UnixSeqpacket::try_from(fd)?,
             sending: Mutex::new(()),
         })
+    }
+
+    /// Ends both directions, whoever still holds this end: the peer sees that nobody is here any more.
+    pub(crate) fn shut_down(&self) {
+        // Where it is not connected any more there is nothing to end.
+        drop(self.socket.shutdown(Shutdown::Both));
     }
 
     /// Sends one packet.

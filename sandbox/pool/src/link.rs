@@ -439,6 +439,8 @@ impl Link {
                 }
             }
         }
+        // A spawner that lives on would keep its sandboxes, and nobody would start another.
+        self.channel.shut_down();
         self.down.store(true, Ordering::Release);
         self.pending
             .lock()
