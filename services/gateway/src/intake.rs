@@ -244,6 +244,11 @@ fn checked_path(raw: &[u8]) -> Result<String, IntakeError> {
     Ok(path.to_owned())
 }
 
+/// Whether a path is one that is taken, and means the same when it is taken again.
+pub(crate) fn is_taken_as_it_is(path: &str) -> bool {
+    checked_path(path.as_bytes()).is_ok_and(|again| again == path)
+}
+
 /// SHA-256 over every file in the order of paths, each length before its bytes, so that no two sets of files give the
 /// same input.
 fn hash(files: &BTreeMap<String, PackedFile>) -> TreeId {

@@ -23,6 +23,8 @@ mod cpu;
 mod deploy;
 mod detect;
 mod edge;
+#[doc(hidden)]
+pub mod fuzz;
 mod intake;
 pub mod manifest;
 mod metrics;
