@@ -13,9 +13,9 @@ use crate::turn;
 use crate::world;
 
 /// A compile that takes longer than the compiler's own limit is a hang.
-const COMPILE_ANSWER_MAX: Duration = Duration::from_secs(40);
+pub(crate) const COMPILE_ANSWER_MAX: Duration = Duration::from_secs(40);
 
-fn files(files: &[(&str, u32, &[u8])]) -> Vec<u8> {
+pub(crate) fn files(files: &[(&str, u32, &[u8])]) -> Vec<u8> {
     let owned: Vec<_> = files
         .iter()
         .map(|(path, mode, content)| ((*path).to_owned(), *mode, content.to_vec()))
@@ -259,7 +259,7 @@ fn a_module_that_does_not_compile_is_refused_with_the_compilers_words() {
 }
 
 /// An unsigned number as wasm writes it.
-fn leb(mut number: usize, bytes: &mut Vec<u8>) {
+pub(crate) fn leb(mut number: usize, bytes: &mut Vec<u8>) {
     loop {
         let low = u8::try_from(number & 0x7F).expect("seven bits");
         number >>= 7;
@@ -270,7 +270,7 @@ fn leb(mut number: usize, bytes: &mut Vec<u8>) {
     }
 }
 
-fn section(id: u8, content: &[u8], module: &mut Vec<u8>) {
+pub(crate) fn section(id: u8, content: &[u8], module: &mut Vec<u8>) {
     module.push(id);
     leb(content.len(), module);
     module.extend_from_slice(content);

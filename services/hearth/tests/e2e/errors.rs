@@ -403,40 +403,25 @@ fn a_client_that_goes_away_cancels_its_invocation_and_the_sandbox_is_destroyed()
 fn a_client_that_reads_slowly_gets_the_whole_answer_and_holds_nobody_up() {
     let _turn = turn::take!(shared);
     let instance = Instance::of_all();
-    instance.deploy(&Package::hostile(
-        "slow-reader",
-        Kind::Native,
-        "[scaling]\nmax_instances = 1",
-    ));
-    let mut connection = Connection::open(instance.address).unwrap();
-    connection
-        .send(
-            "POST",
-            "/invoke/slow-reader",
-            &[],
-            b"flood-stdout 5000000\n",
-        )
-        .unwrap();
-    connection.head().unwrap();
-    // The function ends although nobody has read its answer, and the only sandbox is free for the next.
-    until("another is served meanwhile", SOON, || {
-        let answer = instance.invoke("slow-reader", b"print next\n");
-        if answer.status == 200 {
-            Ok(())
-        } else {
-            Err(answer.text())
-        }
-    });
-    let mut connection = Connection::open(instance.address).unwrap();
-    let answer = connection
-        .call(
-            "POST",
-            "/invoke/slow-reader",
-            &[],
-            b"flood-stdout 5000000\n",
-        )
-        .unwrap();
-    assert_eq!(answer.body.len(), 5_000_000);
+    for kind in Kind::BOTH {
+        let name = format!("slow-reader-{}", kind.as_str());
+        let one = "[scaling]\nmax_instances = 1\nmax_inflight = 1";
+        instance.deploy(&Package::hostile(&name, kind, one));
+        let path = format!("/invoke/{name}");
+        let flood = b"flood-stdout 5000000\n";
+        let mut slow = Connection::open(instance.address).unwrap();
+        slow.send("POST", &path, &[], flood).unwrap();
+        // The function ends although nobody has read its answer, and the only sandbox is free for the next.
+        until("another is served meanwhile", SOON, || {
+            let answer = instance.invoke(&name, b"print next\n");
+            if answer.status == 200 {
+                Ok(())
+            } else {
+                Err(answer.text())
+            }
+        });
+        assert_eq!(slow.answer().unwrap().body.len(), 5_000_000, "{kind:?}");
+    }
 }
 
 #[test]

@@ -442,3 +442,39 @@ fn a_wasm_function_has_no_files_and_an_environment_of_its_own() {
         );
     }
 }
+
+#[test]
+fn every_thread_of_the_gateway_is_nobody_in_particular_and_filtered() {
+    let _turn = turn::take!(shared);
+    let instance = Instance::of_all();
+    instance.get("/healthz").expect(200);
+    let gateway = instance.gateway();
+    let tasks = std::fs::read_dir(format!("/proc/{gateway}/task")).unwrap();
+    let statuses: Vec<String> = tasks
+        // A thread may end meanwhile.
+        .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).ok())
+        .collect();
+    assert!(1 < statuses.len(), "it has a thread for each core");
+    for status in statuses {
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("{name} in {status}")).trim()
+        };
+        for set in CAPABILITIES {
+            assert_eq!(field(&format!("{set}:")), "0000000000000000", "{status}");
+        }
+        assert_eq!(
+            (field("NoNewPrivs:"), field("Seccomp:")),
+            ("1", "2"),
+            "{status}"
+        );
+        assert_eq!(field("Groups:"), "", "{status}");
+        for ids in [field("Uid:"), field("Gid:")] {
+            let ids: Vec<u32> = ids.split('\t').map(|id| id.parse().unwrap()).collect();
+            assert!(
+                ids.iter().all(|id| 0x7000_0000 <= *id && *id == ids[0]),
+                "{status}"
+            );
+        }
+    }
+}

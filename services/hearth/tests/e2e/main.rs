@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The tests are in `bundled` (every function that ships), `isolation`, `limits`,
-//! `failures`, `reuse`, `errors`, `deploys`, `doctor`, `life`
+//! `failures`, `reuse`, `errors`, `clients`, `hostfiles`, `deploys`, `bombs`, `doctor`, `life`
 //! (what is killed, and what then happens) and `load`. They need root; without it each says so and passes.
 
 #[cfg(test)]
@@ -32,7 +32,11 @@ mod wait;
 mod world;
 
 #[cfg(test)]
+mod bombs;
+#[cfg(test)]
 mod bundled;
+#[cfg(test)]
+mod clients;
 #[cfg(test)]
 mod deploys;
 #[cfg(test)]
@@ -41,6 +45,8 @@ mod doctor;
 mod errors;
 #[cfg(test)]
 mod failures;
+#[cfg(test)]
+mod hostfiles;
 #[cfg(test)]
 mod isolation;
 #[cfg(test)]
