@@ -26,7 +26,7 @@ use std::{
     convert::Infallible,
     ffi::CStr,
     fs::File,
-    os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd},
 };
 
 use hearth_protocol::spawner::Root;
@@ -61,6 +61,8 @@ pub(crate) mod numbers {
     pub(super) const IMAGE: RawFd = 5;
     /// The resident program's image, where there is one.
     pub(crate) const RESIDENT: RawFd = 6;
+    /// What the filter asks is heard here; init hands it to the spawner with its first word, and keeps none.
+    pub(crate) const LISTENER: RawFd = 7;
     /// How a writable root shows the base's owners; closed by exec. No resident program has such a root.
     pub(super) const OWNERS: RawFd = RESIDENT;
     /// From here on nothing is open.
@@ -194,7 +196,8 @@ fn walls<W: Walls>(plan: &Plan<'_>) -> Result<Infallible, Failure> {
     if let Some(own_label) = &own_label {
         lsm::confine(own_label, plan.root())?;
     }
-    // Last: half of the calls above are forbidden by it.
+    // Last: half of the calls above are forbidden by it. From here on a refused call waits for the spawner, which gets the
+    // listener from init: until then nothing may make one.
     W::raise(Wall::Seccomp, || filter_calls(plan))?;
     W::raise(Wall::Seccomp, verify::seccomp)?;
     Err(become_init(plan))
@@ -210,7 +213,15 @@ fn user<W: Walls>(plan: &Plan<'_>) -> (Uid, Gid) {
 }
 
 fn filter_calls(plan: &Plan<'_>) -> Result<(), Failure> {
-    seccomp::install(plan.filter).map_err(|_refused| broken("install the system call filter"))
+    let listener = sys::seccomp::install_listening(plan.filter.instructions())
+        .map_err(at("install the system call filter"))?;
+    // By number over exec. Where it has that number already it stays open by losing close-on-exec.
+    if listener.as_raw_fd() == numbers::LISTENER {
+        sys::fds::open_on_exec(listener.as_fd()).map_err(at("keep the listener"))?;
+        let _placed = listener.into_raw_fd();
+        return Ok(());
+    }
+    sys::fds::place(listener.as_fd(), numbers::LISTENER).map_err(at("place the listener"))
 }
 
 /// The images lie outside the sandbox's tree, so Landlock has to be told of them by descriptor.

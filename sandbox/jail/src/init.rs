@@ -15,7 +15,11 @@ mod per_call;
 mod program;
 mod resident;
 
-use std::{ffi::OsString, os::fd::OwnedFd, os::unix::ffi::OsStringExt};
+use std::{
+    ffi::OsString,
+    os::fd::{AsFd, OwnedFd},
+    os::unix::ffi::OsStringExt,
+};
 
 use nix::{
     errno::Errno,
@@ -26,11 +30,15 @@ use nix::{
 
 use crate::{
     enter::{numbers, says},
-    sys,
+    seccomp, sys,
 };
 
 /// Init's first argument where it is to start the resident program; the rest are that program's arguments.
 pub(crate) const RESIDENT_MODE: &str = "resident";
+
+/// Init's first argument where each function process gets a filter of its own over the sandbox's; the second one is the
+/// filter, as [`crate::seccomp::Program::to_text`] writes it.
+pub(crate) const OVERLAY_MODE: &str = "overlay";
 
 /// Why init ended other than because its gateway went away or its resident program did.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +57,9 @@ pub enum InitError {
         /// Why not.
         source: Errno,
     },
+    /// The filter for each function process is not one.
+    #[error("cannot read the overlay")]
+    Overlay,
     /// The gateway sent something that is no request.
     #[error("cannot understand the gateway")]
     Protocol(#[from] hearth_protocol::frame::FrameError),
@@ -78,24 +89,36 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, InitErro
         Some(mode) if mode == RESIDENT_MODE => {
             let image = inherited(numbers::RESIDENT)?;
             let arguments = arguments.map(OsString::into_vec).collect();
-            resident::run(&control, &setup, &image, arguments, &cores)
+            resident::run(&control, setup, &image, arguments, &cores)
         }
-        _ => {
-            say_up(&setup)?;
-            drop(setup);
-            per_call::run(&control, cores)
+        mode => {
+            let overlay = match mode {
+                Some(mode) if mode == OVERLAY_MODE => Some(overlay(arguments.next())?),
+                _ => None,
+            };
+            say_up(setup)?;
+            per_call::run(&control, cores, overlay)
         }
     }
+}
+
+/// Fails closed: without its overlay a sandbox must not come up.
+fn overlay(argument: Option<OsString>) -> Result<seccomp::Program, InitError> {
+    let text = argument.and_then(|text| text.into_string().ok());
+    text.and_then(|text| seccomp::Program::from_text(&text))
+        .ok_or(InitError::Overlay)
 }
 
 fn inherited(number: i32) -> Result<OwnedFd, InitError> {
     sys::fds::inherited(number).ok_or(InitError::NotStarted { number })
 }
 
-/// Tells the spawner that the sandbox is ready.
-fn say_up(setup: &OwnedFd) -> Result<(), InitError> {
-    use std::os::fd::AsFd;
-    crate::socket::send_waiting(setup.as_fd(), &[says::UP]).map_err(at("tell the spawner"))
+/// Tells the spawner that the sandbox is ready, and hands over the filter's listener: nobody in here may answer for the
+/// spawner. Test-only executables can leave the filter out, and with it the listener.
+fn say_up(setup: OwnedFd) -> Result<(), InitError> {
+    let listener: Vec<OwnedFd> = sys::fds::inherited(numbers::LISTENER).into_iter().collect();
+    crate::socket::send_waiting_with(setup.as_fd(), &[says::UP], &listener)
+        .map_err(at("tell the spawner"))
 }
 
 /// What a function's process is given, whoever asks: the sandbox's limits and a set of cores.

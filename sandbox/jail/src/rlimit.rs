@@ -62,7 +62,7 @@ pub(crate) fn install() -> Result<(), Failure> {
     Ok(())
 }
 
-/// For the spawner, which holds three descriptors per sandbox: as many as the host allows. A sandbox's own limit is set
+/// For the spawner, which holds five descriptors per sandbox: as many as the host allows. A sandbox's own limit is set
 /// after the clone.
 pub(crate) fn open_many_files() -> Result<(), Failure> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(at("read a resource limit"))?;

@@ -11,8 +11,13 @@
 //!
 //! Compile once, before the first sandbox; install in each child, as the last wall.
 
+mod arch;
 mod assembler;
 mod constants;
+#[cfg(test)]
+mod docker;
+#[cfg(test)]
+mod interpreter;
 #[cfg(test)]
 mod live;
 mod profile;
@@ -23,11 +28,20 @@ use std::fmt;
 
 use seccompiler::{BpfProgram, sock_filter};
 
+use arch::Arch;
+use profile::{Policy, Verdict};
+
 /// Which profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Profile {
+    /// One native program with threads and no children, and the init that starts it.
+    Strict,
+    /// The overlay that init puts on the program of a strict sandbox.
+    Alone,
     /// Unknown native programs, and the init that starts them.
     Default,
+    /// As `Default`, with internet sockets.
+    Network,
     /// What init and the resident worker need to start.
     Resident,
     /// The resident wasm worker once it has booted; it installs this one itself.
@@ -38,13 +52,24 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile.
-    pub const ALL: [Self; 4] = [Self::Default, Self::Resident, Self::Wasm, Self::Gateway];
+    pub const ALL: [Self; 7] = [
+        Self::Strict,
+        Self::Alone,
+        Self::Default,
+        Self::Network,
+        Self::Resident,
+        Self::Wasm,
+        Self::Gateway,
+    ];
 
     /// The name of its file, without the extension.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Strict => "strict",
+            Self::Alone => "alone",
             Self::Default => "default",
+            Self::Network => "network",
             Self::Resident => "resident",
             Self::Wasm => "wasm",
             Self::Gateway => "gateway",
@@ -56,6 +81,7 @@ impl From<hearth_protocol::spawner::Profile> for Profile {
     fn from(asked: hearth_protocol::spawner::Profile) -> Self {
         match asked {
             hearth_protocol::spawner::Profile::Default => Self::Default,
+            hearth_protocol::spawner::Profile::Strict => Self::Strict,
             hearth_protocol::spawner::Profile::Resident => Self::Resident,
         }
     }
@@ -76,6 +102,75 @@ impl Program {
     #[must_use]
     pub fn instructions(&self) -> &[sock_filter] {
         &self.0
+    }
+
+    /// As an argument for init, which knows no profile: two hexadecimal digits for each of an instruction's eight bytes.
+    pub(crate) fn to_text(&self) -> String {
+        use fmt::Write as _;
+        let mut text = String::new();
+        for sock_filter { code, jt, jf, k } in &self.0 {
+            // Writing to a String cannot fail.
+            let _written = write!(text, "{code:04x}{jt:02x}{jf:02x}{k:08x}");
+        }
+        text
+    }
+
+    /// The inverse of [`Program::to_text`].
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        let instructions = text.as_bytes().chunks(16).map(|digits| {
+            let digits = std::str::from_utf8(digits)
+                .ok()
+                .filter(|text| text.len() == 16)?;
+            Some(sock_filter {
+                code: u16::from_str_radix(digits.get(..4)?, 16).ok()?,
+                jt: u8::from_str_radix(digits.get(4..6)?, 16).ok()?,
+                jf: u8::from_str_radix(digits.get(6..8)?, 16).ok()?,
+                k: u32::from_str_radix(digits.get(8..)?, 16).ok()?,
+            })
+        });
+        instructions.collect::<Option<BpfProgram>>().map(Self)
+    }
+}
+
+/// A sandbox's filter: it asks the spawner about what it refuses by name, and the spawner answers by the same policy.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    policy: Policy,
+    program: Program,
+}
+
+/// What a call gets that a [`Filter`] asks about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It fails with this errno.
+    Errno(u16),
+    /// It ends the sandbox.
+    Kill,
+}
+
+impl Filter {
+    /// A profile's.
+    pub(crate) fn of(profile: Profile) -> Result<Self, SeccompError> {
+        let policy = policy(profile, Arch::NATIVE)?;
+        Ok(Self {
+            program: program(&policy.asking())?,
+            policy,
+        })
+    }
+
+    /// What the kernel is given.
+    pub(crate) fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// What the policy says to a call that was asked about. Nothing is allowed this way: the registers are what the
+    /// filter saw, too, and it asks about refusals only.
+    pub(crate) fn answer(&self, number: u32, arguments: &[u64; 6]) -> Answer {
+        match self.policy.answer(number, arguments) {
+            Verdict::Kill => Answer::Kill,
+            Verdict::Errno(errno) => Answer::Errno(errno),
+            Verdict::Allow | Verdict::Ask | Verdict::Defer => Answer::Errno(constants::EPERM),
+        }
     }
 }
 
@@ -138,8 +233,22 @@ pub enum SeccompError {
 /// # Errors
 /// [`SeccompError`] where a rule cannot be expressed on this architecture; a test makes every profile.
 pub fn compile(profile: Profile) -> Result<Program, SeccompError> {
-    let policy = profile::load(profile.name())?;
-    assembler::assemble(&policy).map(Program)
+    program(&policy(profile, Arch::NATIVE)?)
+}
+
+/// What a profile means where nobody listens.
+fn policy(profile: Profile, arch: Arch) -> Result<Policy, SeccompError> {
+    let policy = profile::load(profile.name(), arch)?;
+    match profile {
+        // Above the resident's, which has the listener: the kernel takes the graver answer, so a refusal here would
+        // keep it from being asked.
+        Profile::Wasm => Ok(policy.deferring_to(&profile::load(Profile::Resident.name(), arch)?)),
+        _ => Ok(policy),
+    }
+}
+
+fn program(policy: &Policy) -> Result<Program, SeccompError> {
+    assembler::assemble(policy, Arch::NATIVE).map(Program)
 }
 
 /// Puts the calling thread, and all that it starts, behind the filter. Sets `no_new_privs`.
@@ -161,6 +270,5 @@ pub fn install_on_all_threads(program: &Program) -> Result<(), SeccompError> {
 /// The name of a system call on this architecture, for reports.
 #[must_use]
 pub fn name_of(number: u32) -> Option<&'static str> {
-    let number = usize::try_from(number).ok()?;
-    syscalls::Sysno::new(number).map(|call| call.name())
+    Arch::NATIVE.call_name(number)
 }

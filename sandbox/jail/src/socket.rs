@@ -32,6 +32,15 @@ pub(crate) fn send_waiting(socket: BorrowedFd<'_>, packet: &[u8]) -> nix::Result
     transmit(socket, packet, &[], MsgFlags::empty())
 }
 
+/// The same, with descriptors.
+pub(crate) fn send_waiting_with(
+    socket: BorrowedFd<'_>,
+    packet: &[u8],
+    fds: &[OwnedFd],
+) -> nix::Result<()> {
+    transmit(socket, packet, fds, MsgFlags::empty())
+}
+
 fn transmit(
     socket: BorrowedFd<'_>,
     packet: &[u8],

@@ -6,6 +6,7 @@
 //! gateway socket ─▶ serve ─▶ create · bind · renew · inspect · destroy · upload ─▶ outbox ─▶ gateway socket
 //! setup sockets ──▶ create (maps, up)             pidfds, OOM eventfds ──▶ destroy ─▶ Gone
 //! once a second ──▶ audit (one sandbox at a glance) ─▶ Breached, destroy
+//! listeners ──▶ violations ─▶ the call fails
 //! ```
 //!
 //! One thread, no async: every step is tens of microseconds, and whatever takes longer (a sandbox that builds its
@@ -22,12 +23,14 @@ mod commit;
 mod create;
 mod destroy;
 mod events;
+mod filters;
 mod groundwork;
 mod limits;
 mod link;
 mod requests;
 mod table;
 mod upload;
+mod violations;
 
 use std::{
     collections::VecDeque,
@@ -73,9 +76,11 @@ use build::Build;
 use commit::Commits;
 use create::Create;
 use events::Poller;
+use filters::Filters;
 use groundwork::Groundwork;
 use link::Link;
 use table::Table;
+use violations::Muted;
 
 /// What the spawner is started with; all of it comes from the monitor.
 #[derive(Debug, Clone)]
@@ -213,25 +218,11 @@ struct Parts {
     /// Init's arguments for one process per call, and for a resident program.
     init_argv: Strings,
     resident_argv: Strings,
+    /// As `init_argv`, with the overlay that strict sandboxes put over each process.
+    strict_argv: Strings,
     filters: Filters,
     apparmor: AppArmor,
     build: Build,
-}
-
-/// The compiled profiles.
-struct Filters {
-    default: seccomp::Program,
-    resident: seccomp::Program,
-}
-
-impl Filters {
-    /// Each with its profile's name.
-    fn by_name(&self) -> [(&'static str, &seccomp::Program); 2] {
-        [
-            (seccomp::Profile::Default.name(), &self.default),
-            (seccomp::Profile::Resident.name(), &self.resident),
-        ]
-    }
 }
 
 /// The spawner between two events.
@@ -246,6 +237,8 @@ struct Spawner {
     groundwork: Groundwork,
     commits: Commits,
     audit: Audit,
+    /// Sandboxes that ask too much to be heard at once.
+    muted: Muted,
     /// Whether removed trees wait to be deleted.
     untidy: bool,
 }
@@ -266,6 +259,7 @@ impl Spawner {
             groundwork: Groundwork::default(),
             commits: Commits::default(),
             audit: Audit::new(),
+            muted: Muted::default(),
             untidy: true,
         };
         let hello = Event::Hello {
@@ -325,10 +319,12 @@ impl Parts {
             resident_image: open_image(&config.resident_image)?,
             init_argv: Strings::new(vec![argument("hearth-init")?]),
             resident_argv: Strings::new(resident),
-            filters: Filters {
-                default: seccomp::compile(seccomp::Profile::Default)?,
-                resident: seccomp::compile(seccomp::Profile::Resident)?,
-            },
+            strict_argv: Strings::new(vec![
+                argument("hearth-init")?,
+                argument(crate::init::OVERLAY_MODE)?,
+                argument(&seccomp::compile(seccomp::Profile::Alone)?.to_text())?,
+            ]),
+            filters: Filters::compile()?,
             apparmor: AppArmor::find(),
             build,
         })

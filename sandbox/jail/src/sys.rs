@@ -8,6 +8,8 @@ pub(crate) mod landlock;
 pub(crate) mod mount;
 pub(crate) mod network;
 pub(crate) mod privilege;
+#[cfg(test)]
+pub(crate) mod probe;
 pub(crate) mod program;
 pub(crate) mod seccomp;
 

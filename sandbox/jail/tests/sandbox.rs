@@ -32,6 +32,8 @@ mod limits;
 mod timing;
 #[path = "sandbox/trees.rs"]
 mod trees;
+#[path = "sandbox/violations.rs"]
+mod violations;
 #[path = "sandbox/walls.rs"]
 mod walls;
 #[path = "sandbox/world.rs"]

@@ -3,6 +3,7 @@
 
 use std::{
     fs::File,
+    io::Read,
     os::{fd::OwnedFd, unix::fs::FileExt},
 };
 
@@ -62,6 +63,17 @@ impl Gauges {
     /// `oom_kill` so far.
     pub(crate) fn oom_kills(&self) -> u64 {
         self.field(CreatedFd::MemoryEvents, "oom_kill")
+    }
+
+    /// How many system calls were refused by name since this was asked last.
+    pub(crate) fn violations(&self) -> u64 {
+        let mut count = [0; 8];
+        let file = self.files.get(CreatedFd::Violations as usize - 1);
+        match file.map(|mut file| file.read(&mut count)) {
+            Some(Ok(8)) => u64::from_ne_bytes(count),
+            // None: an eventfd that holds nothing has nothing to read.
+            _ => 0,
+        }
     }
 
     /// Charged bytes now.

@@ -14,6 +14,7 @@
 mod call;
 mod channel;
 mod config;
+mod death;
 mod gauges;
 mod invoke;
 mod link;
@@ -32,6 +33,7 @@ mod sandbox;
 mod stock;
 mod target;
 mod trees;
+mod violations;
 mod wasm;
 mod worker;
 
@@ -45,3 +47,4 @@ pub use reply::{Facts, HOLD_BYTES, OutputStream, Reply};
 pub use sandbox::LOAD_STEP;
 pub use target::{ARTIFACT_FILE, Limits, Program, Scaling, Target};
 pub use trees::{StoreError, TreeFile};
+pub use violations::{RefusedCall, Violations};

@@ -24,6 +24,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::{
     channel::{Channel, ChannelError},
+    death::Death,
     sandbox::Order,
 };
 
@@ -84,44 +85,6 @@ struct Life {
     death: Arc<Death>,
     /// Given back when nothing of the sandbox is left on the host.
     _room: Option<OwnedSemaphorePermit>,
-}
-
-/// Tells the holder of a sandbox that it is gone.
-#[derive(Debug, Default)]
-pub(crate) struct Death {
-    seen: AtomicBool,
-    totals: Mutex<Totals>,
-    notify: Notify,
-}
-
-impl Death {
-    /// Whether the sandbox is known to be gone.
-    pub(crate) fn is_seen(&self) -> bool {
-        self.seen.load(Ordering::Acquire)
-    }
-
-    /// What its cgroup counted, where the sandbox is known to be gone.
-    pub(crate) fn totals(&self) -> Option<Totals> {
-        let totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_seen().then_some(*totals)
-    }
-
-    /// Waits until the sandbox is gone and gives what its cgroup counted.
-    pub(crate) async fn seen(&self) -> Totals {
-        loop {
-            let notified = self.notify.notified();
-            if self.is_seen() {
-                return *self.totals.lock().unwrap_or_else(PoisonError::into_inner);
-            }
-            notified.await;
-        }
-    }
-
-    fn announce(&self, totals: Totals) {
-        *self.totals.lock().unwrap_or_else(PoisonError::into_inner) = totals;
-        self.seen.store(true, Ordering::Release);
-        self.notify.notify_waiters();
-    }
 }
 
 /// A request that is not answered yet.
@@ -492,6 +455,13 @@ impl Link {
                 self.breach.get_or_init(|| Breach { wall, reading });
                 return;
             }
+            Event::Violation { sandbox, violation } => {
+                let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(life) = lives.get(sandbox) {
+                    life.death.tell(violation.clone());
+                }
+                return;
+            }
             Event::Hello { .. } => return,
             Event::Created { request, .. }
             | Event::Bound { request }
@@ -519,7 +489,9 @@ impl Link {
             newborn,
         };
         // Whoever asked may have gone; a sandbox that was made for them goes with the answer.
-        drop(waiter.map(|waiter| waiter.send(answer)));
+        if let Some(waiter) = waiter {
+            waiter.send(answer).ok();
+        }
     }
 
     /// Enters a new sandbox, here and not where it is asked for, so that its death cannot come before its life.

@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use hearth_protocol::init::{Event, ExitStatus, RUN_FDS, Request, ScratchUse};
+use hearth_protocol::{
+    init::{Event, ExitStatus, RUN_FDS, Request, ScratchUse},
+    spawner::ViolationClass,
+};
 use nix::sys::signal::Signal;
 use tokio::{
     net::unix::pipe,
@@ -20,13 +23,14 @@ use tokio::{
 use self::pipes::{Pipes, READ_BYTES_U32, Tap, write_more, write_now};
 pub(crate) use self::settle::settle;
 use crate::{
-    FailureCause, KillCause, Outcome, Target,
+    FailureCause, KillCause, Outcome, RefusedCall, Target,
     channel::ChannelError,
     outcome::RETRY_AFTER_S,
     output::Pushed,
     record::{Record, micros},
     reply::HOLD_BYTES,
     roster::Idle,
+    violations,
 };
 
 /// How long a function runs before the runtime watches its pipes. Most are done by then and have written less than a pipe
@@ -274,7 +278,20 @@ impl Watch<'_> {
 }
 
 /// What became of the invocation.
-pub(crate) async fn judge(ended: Ended, idle: &Idle, target: &Target, record: &Record) -> Outcome {
+pub(crate) async fn judge(
+    ended: Ended,
+    idle: &Idle,
+    target: &Target,
+    record: &mut Record,
+) -> Outcome {
+    let forbidden = match ended {
+        // Init may still have told of its process's end before its own.
+        Ended::Lost | Ended::Exited(ExitStatus::Signaled(_)) => {
+            forbidden(idle, target, record).await
+        }
+        _ => None,
+    };
+    let record = &*record;
     let stderr_tail = || record.log.tail();
     let gauges = &idle.sandbox.gauges;
     let oom = |peak_bytes| KillCause::Oom {
@@ -289,7 +306,12 @@ pub(crate) async fn judge(ended: Ended, idle: &Idle, target: &Target, record: &R
         cause,
         stderr_tail: stderr_tail(),
     };
+    let seccomp = |call| KillCause::Seccomp {
+        profile: target.profile().name().to_owned(),
+        call,
+    };
     match ended {
+        _ if forbidden.is_some() => killed(seccomp(forbidden)),
         Ended::TimedOut => Outcome::timed_out(target.limits.timeout, record.output.seen_bytes()),
         Ended::TooLarge => Outcome::ResponseTooLarge {
             limit_bytes: target.limits.response_bytes,
@@ -325,12 +347,18 @@ pub(crate) async fn judge(ended: Ended, idle: &Idle, target: &Target, record: &R
         Ended::Exited(ExitStatus::Signaled(signal))
             if i32::from(signal) == Signal::SIGSYS as i32 =>
         {
-            killed(KillCause::Seccomp {
-                profile: "default".to_owned(),
-            })
+            killed(seccomp(None))
         }
         Ended::Exited(ExitStatus::Signaled(signal)) => killed(KillCause::Signal { signal }),
     }
+}
+
+/// The call for which the sandbox was killed, if it was. What else was refused is noted by the way.
+async fn forbidden(idle: &Idle, target: &Target, record: &mut Record) -> Option<RefusedCall> {
+    violations::note(&idle.sandbox, target, record).await;
+    let first = record.violations.iter().flat_map(|noted| &noted.first);
+    let mut killing = first.filter(|call| call.class == ViolationClass::Kill);
+    killing.next().cloned()
 }
 
 /// The most memory that was held. The rest of a sandbox is killed after its first OOM kill, so its cgroup may be gone

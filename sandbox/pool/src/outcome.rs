@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::RefusedCall;
+
 /// A caller that is refused may come again after this many seconds: long enough for a queue of ordinary calls to clear.
 pub(crate) const RETRY_AFTER_S: u32 = 1;
 
@@ -106,10 +108,13 @@ pub enum KillCause {
         /// Its number (signal(7)).
         signal: u8,
     },
-    /// SIGSYS: a system call of the profile's kill class.
+    /// A system call of the profile's kill class.
     Seccomp {
         /// The profile's name.
         profile: String,
+        /// The call; none where it was not one of this architecture, which the kernel ends by SIGSYS without a word.
+        #[serde(default)]
+        call: Option<RefusedCall>,
     },
     /// It ran out of memory.
     Oom {

@@ -4,7 +4,7 @@
 use hearth_protocol::{SmallName, TreeId};
 use serde::{Deserialize, Serialize};
 
-use crate::{FailureCause, InvocationId, Outcome};
+use crate::{FailureCause, InvocationId, Outcome, Violations};
 
 /// The facts about one invocation. Given to the recorder exactly once, whatever happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct Receipt {
     pub limits_hit: Vec<LimitHit>,
     /// What was left in the sandbox when it was clean again; none where it was destroyed instead.
     pub residue: Option<Residue>,
+    /// System calls that the function's profile refused by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub violations: Option<Violations>,
     /// Size of the body.
     pub request_bytes: u64,
     /// Size of the output.
@@ -53,7 +56,8 @@ impl Receipt {
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         let log = self.log.iter().map(|line| LINE_BYTES + line.text.len());
-        BARE_BYTES + log.sum::<usize>() + self.outcome.quoted_bytes()
+        let violations = self.violations.as_ref().map_or(0, Violations::held_bytes);
+        BARE_BYTES + log.sum::<usize>() + self.outcome.quoted_bytes() + violations
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
     Call, Facts, InvocationId, LimitHit, Outcome, Phases, Receipt, Reply, Residue, Start, Target,
-    Usage, log::LogCollector, output::Output,
+    Usage, Violations, log::LogCollector, output::Output,
 };
 
 /// What is being found out about one invocation.
@@ -30,6 +30,7 @@ pub(crate) struct Record {
     pub(crate) usage: Option<Usage>,
     limits_hit: Vec<LimitHit>,
     pub(crate) residue: Option<Residue>,
+    pub(crate) violations: Option<Violations>,
 }
 
 impl Record {
@@ -59,6 +60,7 @@ impl Record {
             usage: None,
             limits_hit: Vec::new(),
             residue: None,
+            violations: None,
         }
     }
 
@@ -134,6 +136,7 @@ impl Record {
             usage: self.usage,
             limits_hit: self.limits_hit,
             residue: self.residue,
+            violations: self.violations,
             request_bytes: self.body.len() as u64,
             response_bytes: self.output.seen_bytes(),
             log,

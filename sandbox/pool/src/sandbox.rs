@@ -12,8 +12,7 @@ use hearth_protocol::{
     frame::PACKET_BYTES_MAX,
     init,
     spawner::{
-        Handover, Network, Profile, SCRATCH_INODES_MAX, SandboxId, SandboxLimits, SkeletonSpec,
-        Worker,
+        Handover, Network, SCRATCH_INODES_MAX, SandboxId, SandboxLimits, SkeletonSpec, Worker,
     },
     worker,
 };
@@ -22,8 +21,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::{
     Limits, Program, Target,
     channel::{Channel, ChannelError},
+    death::Death,
     gauges::Gauges,
-    link::{Death, Link, LinkError},
+    link::{Link, LinkError},
     target::ARTIFACT_FILE,
 };
 
@@ -307,15 +307,15 @@ pub(crate) fn order(target: &Target, core: Option<u16>) -> Order {
 
 /// The skeleton that a target needs on a shard with this core.
 pub(crate) fn skeleton_spec(target: &Target, core: Option<u16>) -> SkeletonSpec {
-    let (worker, base, profile) = match &target.program {
-        Program::Native { base, .. } => (Worker::PerCall, base.clone(), Profile::Default),
-        Program::Wasm => (Worker::Resident, static_base(), Profile::Resident),
+    let (worker, base) = match &target.program {
+        Program::Native { base, .. } => (Worker::PerCall, base.clone()),
+        Program::Wasm => (Worker::Resident, static_base()),
     };
     SkeletonSpec {
         worker,
         base,
         root: target.root(),
-        profile,
+        profile: target.profile(),
         network: Network::None,
         core: pinned(target, core),
     }

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use hearth_protocol::{SmallName, TreeId, spawner::Root};
+use hearth_protocol::{
+    SmallName, TreeId,
+    spawner::{Profile, Root},
+};
 
 use crate::Kind;
 
@@ -27,6 +30,15 @@ pub struct Target {
 }
 
 impl Target {
+    /// What its system calls are filtered by.
+    #[must_use]
+    pub fn profile(&self) -> Profile {
+        match self.program {
+            Program::Native { profile, .. } => profile,
+            Program::Wasm => Profile::Resident,
+        }
+    }
+
     /// Native or wasm.
     #[must_use]
     pub fn kind(&self) -> Kind {
@@ -55,6 +67,8 @@ pub enum Program {
         base: SmallName,
         /// Whether it can be written; such a sandbox serves one invocation.
         root: Root,
+        /// What its system calls are filtered by; never the resident's.
+        profile: Profile,
         /// The executable, relative to the function's folder.
         entry: String,
     },

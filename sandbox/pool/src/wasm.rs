@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use hearth_protocol::{
     frame::PAYLOAD_BYTES_MAX,
+    spawner::ViolationClass,
     worker::{Ending, Request, Stream, Usage as WorkerUsage},
 };
 use tokio::time::{sleep_until, timeout};
@@ -18,6 +19,7 @@ use crate::{
     outcome::RETRY_AFTER_S,
     output::Pushed,
     record::{Record, micros, millis},
+    violations,
     worker::{CallEnd, CallEvent, Told, Worker},
 };
 
@@ -155,6 +157,7 @@ pub(crate) async fn judge(
     target: &Target,
     record: &mut Record,
 ) -> Outcome {
+    violations::note_shared(&worker.sandbox, target, record);
     let timed_out = Outcome::timed_out(target.limits.timeout, record.output.seen_bytes());
     let too_large = Outcome::ResponseTooLarge {
         limit_bytes: target.limits.response_bytes,
@@ -228,16 +231,27 @@ fn failed(cause: FailureCause, record: &Record) -> Outcome {
     }
 }
 
-async fn lost(worker: &Worker, target: &Target, record: &Record) -> Outcome {
+async fn lost(worker: &Worker, target: &Target, record: &mut Record) -> Outcome {
     let began = Instant::now();
-    match timeout(DEATH_WAIT_MAX, worker.sandbox.death.seen()).await {
-        Ok(totals) if 0 < totals.oom_kills => Outcome::FunctionKilled {
-            cause: KillCause::Oom {
-                peak_bytes: totals.memory_peak_bytes,
-                limit_bytes: target.limits.memory_bytes,
-            },
-            stderr_tail: record.log.tail(),
-        },
+    let totals = timeout(DEATH_WAIT_MAX, worker.sandbox.death.seen()).await;
+    if record.violations.is_none() {
+        violations::note_shared(&worker.sandbox, target, record);
+    }
+    let noted = record.violations.iter().flat_map(|noted| &noted.first);
+    let mut killing = noted.filter(|call| call.class == ViolationClass::Kill);
+    let killed = |cause| Outcome::FunctionKilled {
+        cause,
+        stderr_tail: record.log.tail(),
+    };
+    match (killing.next(), totals) {
+        (Some(call), _) => killed(KillCause::Seccomp {
+            profile: target.profile().name().to_owned(),
+            call: Some(call.clone()),
+        }),
+        (None, Ok(totals)) if 0 < totals.oom_kills => killed(KillCause::Oom {
+            peak_bytes: totals.memory_peak_bytes,
+            limit_bytes: target.limits.memory_bytes,
+        }),
         _ => {
             tracing::warn!(invocation = %record.id, waited = ?began.elapsed(), "a wasm worker was lost");
             Outcome::SandboxLost

@@ -178,8 +178,22 @@ pub enum Root {
 pub enum Profile {
     /// Unknown native programs: processes, file-system changes, AF_UNIX.
     Default,
+    /// One native program: threads, but no process beside it, and no change of the file tree but writing files.
+    Strict,
     /// The resident worker: what init and it need to boot; the worker adds a tighter filter before it takes a module.
     Resident,
+}
+
+impl Profile {
+    /// The name, as in manifests and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Strict => "strict",
+            Self::Resident => "resident",
+        }
+    }
 }
 
 /// What the network namespace offers.
@@ -264,6 +278,15 @@ pub enum Event {
         /// What its cgroup counted over its whole life, read before it was removed.
         totals: Totals,
     },
+    /// The function made a system call that its profile refuses by name. Comes unasked, for the first
+    /// [`VIOLATIONS_TOLD_MAX`] since [`CreatedFd::Violations`] was read last; the others are only counted there. Sent
+    /// before the call fails, and before `Gone` where it ends the sandbox.
+    Violation {
+        /// In which sandbox.
+        sandbox: SandboxId,
+        /// The call.
+        violation: Violation,
+    },
     /// Answer to [`Request::TreeBegin`].
     TreeBegun {
         /// From the request.
@@ -297,10 +320,50 @@ pub enum Event {
 }
 
 /// How many fds [`Event::Created`] carries.
-pub const CREATED_FDS: usize = 8;
+pub const CREATED_FDS: usize = 9;
 
-/// The fds of [`Event::Created`], by position. All but the first are the sandbox's cgroup files: read-only, except
-/// that `MemoryPeak` is also writable where writing resets it.
+/// Between two reads of [`CreatedFd::Violations`], so many refused calls are told in full.
+pub const VIOLATIONS_TOLD_MAX: u16 = 8;
+
+/// A system call that was refused by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Violation {
+    /// The call's name; empty where the kernel's number has none here.
+    pub name: String,
+    /// Its number on this architecture.
+    pub number: u32,
+    /// Its six arguments, as they were in the registers. Pointers among them are not followed.
+    pub arguments: [u64; 6],
+    /// What it got.
+    pub class: ViolationClass,
+}
+
+/// What a refused call gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ViolationClass {
+    /// It failed with EPERM.
+    Eperm,
+    /// The whole sandbox was killed.
+    Kill,
+}
+
+impl ViolationClass {
+    /// Every class, for registering metric children.
+    pub const ALL: [Self; 2] = [Self::Eperm, Self::Kill];
+
+    /// The stable name, as in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Eperm => "eperm",
+            Self::Kill => "kill",
+        }
+    }
+}
+
+/// The fds of [`Event::Created`], by position. All but the first and the last are the sandbox's cgroup files: read-only,
+/// except that `MemoryPeak` is also writable where writing resets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum CreatedFd {
@@ -320,6 +383,9 @@ pub enum CreatedFd {
     PidsCurrent = 6,
     /// `pids.events`: `max N`.
     PidsEvents = 7,
+    /// An eventfd(2), non-blocking: how many refused calls were told or counted since it was read last. Written before
+    /// each of them fails, so that whoever reads it after the function's end misses none.
+    Violations = 8,
 }
 
 /// What the host gives to sandboxes.
@@ -377,4 +443,6 @@ pub enum Cause {
     Exited(i32),
     /// PID 1 was killed by this signal, not by the spawner.
     Signaled(i32),
+    /// The function made a system call that nothing honest makes; an [`Event::Violation`] came before.
+    Forbidden,
 }

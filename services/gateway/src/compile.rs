@@ -12,7 +12,10 @@ use hearth_pool::{
     Call, FailureCause, InvocationId, KillCause, Limits, Outcome, OutputStream, Program, Reply,
     Scaling, Target,
 };
-use hearth_protocol::{NameProblem, SmallName, TreeId, spawner::Root};
+use hearth_protocol::{
+    NameProblem, SmallName, TreeId,
+    spawner::{Profile, Root},
+};
 
 use crate::{app::Shard, problem::RequestError};
 
@@ -38,6 +41,7 @@ pub(crate) fn target(tree: &TreeId, compilations_max: u32) -> Result<Arc<Target>
         revision: tree.clone(),
         tree: tree.clone(),
         program: Program::Native {
+            profile: Profile::Default,
             base: SmallName::new("static")?,
             root: Root::ReadOnly,
             entry: COMPILER.to_owned(),

@@ -173,6 +173,12 @@ fn native(
 }
 
 fn wasm(manifest: &Manifest, problems: &mut Problems) -> Form {
+    if manifest.profile.is_some() {
+        problems.note(
+            "sandbox.seccomp",
+            "belongs to native functions; a wasm worker has a tighter profile of its own",
+        );
+    }
     if manifest.base.is_some() {
         problems.note(
             "base",

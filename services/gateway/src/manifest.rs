@@ -8,7 +8,10 @@ mod section;
 use std::time::Duration;
 
 use hearth_pool::Limits;
-use hearth_protocol::{SmallName, spawner::Root};
+use hearth_protocol::{
+    SmallName,
+    spawner::{Profile, Root},
+};
 use toml::{Table, Value};
 
 pub use section::{Problem, Problems};
@@ -79,6 +82,8 @@ pub struct Manifest {
     pub build: Option<String>,
     /// Whether a native function may write to its root.
     pub root: Root,
+    /// What a native function's system calls are filtered by; none: as the contract has it.
+    pub profile: Option<Profile>,
     /// Limits of one invocation and of its sandbox.
     pub limits: Limits,
     /// Sandboxes at once.
@@ -152,7 +157,7 @@ fn read(table: Table, problems: &mut Problems) -> Option<Manifest> {
     let limits = read_limits(Section::new("limits.", limits, problems));
     let scaling = read_scaling(Section::new("scaling.", scaling, problems));
     let env = read_env(env, problems);
-    let root = read_sandbox(Section::new("sandbox.", sandbox, problems));
+    let sandbox = read_sandbox(Section::new("sandbox.", sandbox, problems));
     Some(Manifest {
         name: name?,
         entry: entry?,
@@ -160,7 +165,8 @@ fn read(table: Table, problems: &mut Problems) -> Option<Manifest> {
         base,
         content_type,
         build,
-        root,
+        root: sandbox.root,
+        profile: sandbox.profile,
         limits,
         instances_max: scaling.instances_max,
         inflight_max: scaling.inflight_max,
@@ -360,8 +366,14 @@ fn read_env(table: Table, problems: &mut Problems) -> Vec<(String, String)> {
     env
 }
 
-fn read_sandbox(mut section: Section<'_>) -> Root {
-    section.only_text("seccomp", "default", &["strict", "network"]);
+/// What `[sandbox]` says.
+struct RawSandbox {
+    root: Root,
+    profile: Option<Profile>,
+}
+
+fn read_sandbox(mut section: Section<'_>) -> RawSandbox {
+    let profile = read_profile(&mut section);
     section.only_text("network", "none", &["loopback", "egress"]);
     match section.take("egress") {
         None => {}
@@ -377,7 +389,28 @@ fn read_sandbox(mut section: Section<'_>) -> Root {
         }
     };
     section.finish();
-    root
+    RawSandbox { root, profile }
+}
+
+fn read_profile(section: &mut Section<'_>) -> Option<Profile> {
+    match section.text("seccomp")?.as_str() {
+        "default" => Some(Profile::Default),
+        "strict" => Some(Profile::Strict),
+        "network" => {
+            section.note(
+                "seccomp",
+                "is \"network\", which needs a contract with a network; \"stdio\" has none",
+            );
+            None
+        }
+        other => {
+            section.note(
+                "seccomp",
+                format!("must be \"strict\" or \"default\", not {other:?}"),
+            );
+            None
+        }
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod series;
 use std::sync::{Mutex, PoisonError};
 
 use hearth_pool::{Kind, LimitHit, Outcome, Receipt};
-use hearth_protocol::spawner::Level;
+use hearth_protocol::spawner::{Level, ViolationClass};
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder, core::Collector,
@@ -37,6 +37,7 @@ pub(crate) struct Metrics {
     timeouts: IntCounterVec,
     oom_kills: IntCounterVec,
     limits_hit: IntCounterVec,
+    seccomp_violations: IntCounterVec,
     cpu_seconds: prometheus::CounterVec,
     log_dropped_bytes: IntCounterVec,
     inflight: IntGauge,
@@ -140,6 +141,12 @@ impl Metrics {
                 "hearth_limits_hit_total",
                 "Limits that invocations reached, whether or not it failed them.",
                 &["function", "reason"],
+            )?,
+            seccomp_violations: counters(
+                r,
+                "hearth_seccomp_violations_total",
+                "System calls that functions made and their profile refuses by name, by what they got.",
+                &["function", "kind", "class"],
             )?,
             cpu_seconds: register_in(
                 r,
@@ -249,6 +256,13 @@ impl Metrics {
                 self.timeouts.with_label_values(&[function, kind]).inc();
             }
             _ => {}
+        }
+        if let Some(violations) = &receipt.violations {
+            for class in ViolationClass::ALL {
+                self.seccomp_violations
+                    .with_label_values(&[function, kind, class.as_str()])
+                    .inc_by(violations.by_class(class));
+            }
         }
         for limit in &receipt.limits_hit {
             self.limits_hit

@@ -9,7 +9,7 @@ use std::{
 
 use axum::http::HeaderValue;
 use hearth_pool::{Program, Target};
-use hearth_protocol::{SmallName, TreeId};
+use hearth_protocol::{SmallName, TreeId, spawner::Profile};
 use serde_json::{Value, json};
 
 use crate::{detect::Form, manifest::Manifest, problem::RequestError};
@@ -43,6 +43,7 @@ impl Function {
         let scaling = form.scaling(&manifest);
         let program = match form {
             Form::Native { base } => Program::Native {
+                profile: manifest.profile.unwrap_or(Profile::Default),
                 base: base.clone(),
                 root: manifest.root,
                 entry: manifest.entry.clone(),

@@ -29,7 +29,7 @@ use super::{
     program::{NotReady, Ready},
 };
 use crate::{
-    mounts, rlimit, socket,
+    mounts, rlimit, seccomp, socket,
     sys::program::{Executable, Launch, LaunchFailure, Launcher},
 };
 
@@ -38,16 +38,23 @@ struct Init<'a> {
     control: &'a OwnedFd,
     launcher: Launcher,
     own_cores: CpuSet,
+    /// One more filter over each function process, where the profile has one.
+    overlay: Option<seccomp::Program>,
     program: Option<Ready>,
     packet: Vec<u8>,
 }
 
 /// Serves the gateway until it closes its end.
-pub(super) fn run(control: &OwnedFd, own_cores: CpuSet) -> Result<u8, InitError> {
+pub(super) fn run(
+    control: &OwnedFd,
+    own_cores: CpuSet,
+    overlay: Option<seccomp::Program>,
+) -> Result<u8, InitError> {
     let mut init = Init {
         control,
         launcher: Launcher::new(),
         own_cores,
+        overlay,
         program: None,
         packet: Vec::new(),
     };
@@ -131,6 +138,7 @@ impl Init<'_> {
             keep: None,
             cores: &program.cores,
             rlimits: &rlimit::LIMITS,
+            overlay: self.overlay.as_ref().map(seccomp::Program::instructions),
         };
         self.launcher
             .start(&launch)

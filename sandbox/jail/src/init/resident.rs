@@ -20,7 +20,7 @@ use crate::{
 /// Starts the program and waits for its end; its exit status becomes init's.
 pub(super) fn run(
     control: &OwnedFd,
-    setup: &OwnedFd,
+    setup: OwnedFd,
     image: &OwnedFd,
     arguments: Vec<Vec<u8>>,
     cores: &CpuSet,
@@ -40,6 +40,7 @@ pub(super) fn run(
         keep: Some(control.as_fd()),
         cores,
         rlimits: &rlimit::LIMITS,
+        overlay: None,
     };
     let program = Launcher::new()
         .start(&launch)

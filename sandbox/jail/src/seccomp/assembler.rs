@@ -15,6 +15,7 @@
 use seccompiler::{BpfProgram, sock_filter};
 
 use super::SeccompError;
+use super::arch::Arch;
 use super::profile::{CallPolicy, Condition, Policy, UNNAMED, Verdict, Width};
 
 /// The most instructions the kernel takes (BPF_MAXINSNS).
@@ -44,18 +45,14 @@ const DATA_HIGH_HALF: u32 = 4;
 const RET_ALLOW: u32 = 0x7fff_0000;
 const RET_ERRNO: u32 = 0x0005_0000;
 const RET_KILL_PROCESS: u32 = 0x8000_0000;
-
-/// AUDIT_ARCH_*: uapi/linux/audit.h.
-#[cfg(target_arch = "x86_64")]
-pub(super) const NATIVE_ARCH: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-pub(super) const NATIVE_ARCH: u32 = 0xc000_00b7;
+const RET_USER_NOTIF: u32 = 0x7fc0_0000;
+const RET_TRACE: u32 = 0x7ff0_0000;
 
 /// Numbers from here on are x32's on x86_64 (__X32_SYSCALL_BIT), and nothing's elsewhere: unnamed everywhere.
 const X32_FIRST: u32 = 0x4000_0000;
 
 /// The policy as one program.
-pub(super) fn assemble(policy: &Policy) -> Result<BpfProgram, SeccompError> {
+pub(super) fn assemble(policy: &Policy, arch: Arch) -> Result<BpfProgram, SeccompError> {
     let mut code = Backwards::default();
     let ranges = ranges(policy);
     let search = code.search(&ranges);
@@ -64,7 +61,7 @@ pub(super) fn assemble(policy: &Policy) -> Result<BpfProgram, SeccompError> {
     code.load(DATA_NUMBER);
     let native = code.here();
     let kill = code.verdict(Verdict::Kill);
-    code.jump_if(JMP_JEQ_K, NATIVE_ARCH, native, kill);
+    code.jump_if(JMP_JEQ_K, arch.audit(), native, kill);
     code.load(DATA_ARCH);
     code.finish()
 }
@@ -93,11 +90,12 @@ fn ranges(policy: &Policy) -> Vec<Range<'_>> {
         }
         _ => ranges.push(Range { first, leaf }),
     };
-    push(0, Leaf::Answer(UNNAMED));
-    for (number, call) in policy {
+    let unnamed = Leaf::Answer(policy.unnamed);
+    push(0, unnamed);
+    for (number, call) in &policy.calls {
         push(*number, leaf_of(call));
         // Where the next number is named too, its own range replaces this one.
-        push(number + 1, Leaf::Answer(UNNAMED));
+        push(number + 1, unnamed);
     }
     merged(ranges)
 }
@@ -116,7 +114,7 @@ fn merged(ranges: Vec<Range<'_>>) -> Vec<Range<'_>> {
 fn leaf_of(call: &CallPolicy) -> Leaf<'_> {
     match call.allowed.as_slice() {
         [] => Leaf::Answer(call.otherwise),
-        rules if rules.iter().any(Vec::is_empty) => Leaf::Answer(Verdict::Allow),
+        rules if rules.iter().any(Vec::is_empty) => Leaf::Answer(call.then),
         _ => Leaf::Compare(call),
     }
 }
@@ -165,6 +163,8 @@ impl Backwards {
             Verdict::Allow => RET_ALLOW,
             Verdict::Errno(errno) => RET_ERRNO | u32::from(errno),
             Verdict::Kill => RET_KILL_PROCESS,
+            Verdict::Ask => RET_USER_NOTIF,
+            Verdict::Defer => RET_TRACE,
         };
         let place = self.push(RET_K, 0, 0, answer);
         self.verdicts.retain(|(known, _)| *known != verdict);
@@ -212,7 +212,7 @@ impl Backwards {
     fn compare(&mut self, call: &CallPolicy) -> Place {
         let mut next = self.verdict(call.otherwise);
         for rule in call.allowed.iter().rev() {
-            let mut then = self.verdict(Verdict::Allow);
+            let mut then = self.verdict(call.then);
             for condition in rule.iter().rev() {
                 then = self.condition(condition, then, next);
             }

@@ -5,6 +5,9 @@
 /// Answer to calls that no rule names: C libraries take it for an older kernel and fall back.
 pub(super) const ENOSYS: u16 = 38;
 
+/// Answer to calls that are refused by name, and told of.
+pub(super) const EPERM: u16 = 1;
+
 /// PAGEMAP_SCAN (ioctl_pagemap_scan(2)), `_IOWR('f', 16, struct pm_scan_arg)`; libc does not have it.
 const PAGEMAP_SCAN: u64 = 0xc060_6610;
 
@@ -30,10 +33,21 @@ const CLONE_NEW_ANY: u64 = 0x7e02_0000;
 /// What makes a clone a thread of the caller's process.
 const CLONE_THREAD_VM_SIGHAND: u64 = 0x0001_0900;
 
+/// The bits of socket(2)'s second argument that are not flags (SOCK_TYPE_MASK, linux/net.h).
+const SOCK_TYPE_MASK: u64 = 0xf;
+
+/// The family that IPPROTO_* and NETLINK_* belong to is told by the first argument; these are uapi/linux/in.h's and
+/// uapi/linux/netlink.h's.
+const NETLINK_ROUTE: u64 = 0;
+
 /// The value of an argument's name.
 pub(super) fn value(name: &str) -> Option<u64> {
     let value = match name {
+        "AF_INET" => libc::AF_INET,
+        "AF_INET6" => libc::AF_INET6,
+        "AF_NETLINK" => libc::AF_NETLINK,
         "AF_UNIX" => libc::AF_UNIX,
+        "CLONE_LAUNCH" => crate::sys::program::LAUNCH_FLAGS,
         "F_ADD_SEALS" => libc::F_ADD_SEALS,
         "F_DUPFD" => libc::F_DUPFD,
         "F_DUPFD_CLOEXEC" => libc::F_DUPFD_CLOEXEC,
@@ -53,6 +67,8 @@ pub(super) fn value(name: &str) -> Option<u64> {
         "F_SETOWN" => libc::F_SETOWN,
         "F_SETPIPE_SZ" => libc::F_SETPIPE_SZ,
         "IOPRIO_WHO_PROCESS" => 1,
+        "IPPROTO_TCP" => libc::IPPROTO_TCP,
+        "IPPROTO_UDP" => libc::IPPROTO_UDP,
         "PRIO_PROCESS" => 0,
         "PR_CAPBSET_READ" => libc::PR_CAPBSET_READ,
         "PR_GET_CHILD_SUBREAPER" => libc::PR_GET_CHILD_SUBREAPER,
@@ -73,6 +89,8 @@ pub(super) fn value(name: &str) -> Option<u64> {
         "SCHED_BATCH" => libc::SCHED_BATCH,
         "SCHED_IDLE" => libc::SCHED_IDLE,
         "SCHED_OTHER" => libc::SCHED_OTHER,
+        "SOCK_DGRAM" => libc::SOCK_DGRAM,
+        "SOCK_STREAM" => libc::SOCK_STREAM,
         _ => return unsigned(name),
     };
     u64::try_from(value).ok()
@@ -88,6 +106,7 @@ fn unsigned(name: &str) -> Option<u64> {
         "FIONBIO" => FIONBIO,
         "FIONCLEX" => FIONCLEX,
         "FIONREAD" => FIONREAD,
+        "NETLINK_ROUTE" => NETLINK_ROUTE,
         "PAGEMAP_SCAN" => PAGEMAP_SCAN,
         "PR_GET_AUXV" => PR_GET_AUXV,
         "SECCOMP_FILTER_FLAG_TSYNC" => SECCOMP_FILTER_FLAG_TSYNC,
@@ -96,6 +115,7 @@ fn unsigned(name: &str) -> Option<u64> {
         "S_IFMT" => u64::from(libc::S_IFMT),
         "S_IFREG" => u64::from(libc::S_IFREG),
         "S_IFSOCK" => u64::from(libc::S_IFSOCK),
+        "SOCK_TYPE_MASK" => SOCK_TYPE_MASK,
         "TCGETS" => TCGETS,
         "TIOCGPGRP" => TIOCGPGRP,
         "TIOCGWINSZ" => TIOCGWINSZ,
@@ -106,7 +126,7 @@ fn unsigned(name: &str) -> Option<u64> {
 /// The number of an errno's name.
 pub(super) fn errno(name: &str) -> Option<u16> {
     let errno = match name {
-        "EPERM" => libc::EPERM,
+        "EPERM" => return Some(EPERM),
         "EACCES" => libc::EACCES,
         "EINVAL" => libc::EINVAL,
         "ENOTTY" => libc::ENOTTY,

@@ -4,15 +4,20 @@
 //! A filter belongs to a thread and what it starts, so each test puts one on a thread of its own. Single calls are made
 //! by perl, whose `syscall` takes a number: a call of the kill class must not hit the test itself.
 
+pub(super) mod proofs;
+mod table;
+
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::{Profile, compile, install};
+use super::{Filter, Profile, Program, compile, install};
+use crate::sys;
 
 const PERL: &str = "/usr/bin/perl";
 
@@ -176,7 +181,10 @@ fn x32_numbers_look_like_an_older_kernel() {
 #[test]
 fn no_profile_but_those_that_start_programs_can_start_one() {
     for (profile, can) in [
+        // By init's own way only, which is not the one that is tried here.
+        (Profile::Strict, false),
         (Profile::Default, true),
+        (Profile::Network, true),
         (Profile::Resident, true),
         (Profile::Wasm, false),
         (Profile::Gateway, false),
@@ -197,4 +205,32 @@ fn a_tighter_filter_can_be_added_once_and_the_last_one_is_final() {
     });
     let expected = [("first", true), ("second", false), ("open", false)];
     assert_eq!(outcomes, BTreeMap::from(expected));
+}
+
+/// What a listener may add to the making of a skeleton.
+const LISTENER_MAX: Duration = Duration::from_micros(50);
+
+#[test]
+fn a_listener_adds_little_to_the_installation_of_a_filter() {
+    let filter = Filter::of(Profile::Default).unwrap();
+    let fastest = |install: fn(&Program)| {
+        let once = || {
+            thread::scope(|scope| {
+                let timed = scope.spawn(|| {
+                    let begun = Instant::now();
+                    install(filter.program());
+                    begun.elapsed()
+                });
+                timed.join().unwrap()
+            })
+        };
+        (0..100).map(|_| once()).min().unwrap()
+    };
+    let alone = fastest(|program| install(program).unwrap());
+    let listening = fastest(|program| {
+        nix::sys::prctl::set_no_new_privs().unwrap();
+        drop(sys::seccomp::install_listening(program.instructions()).unwrap());
+    });
+    println!("a filter alone {alone:?}, with a listener {listening:?}");
+    assert!(listening < alone + LISTENER_MAX, "{alone:?} {listening:?}");
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The tree held against seccompiler: the same policy as a stack of its filters, one per outcome, and a small
-//! interpreter that asks both. They must agree on every call's number, every argument value of every rule, and every
+//! The tree held against seccompiler, for both architectures: the same policy as a stack of its filters, one per outcome,
+//! and a small interpreter that asks both. They must agree on every call's number, every argument value of every rule, and every
 //! value that differs from one of those in a single bit.
 //!
 //! Of several filters the kernel takes the gravest answer, and of several errnos the last installed one: so the stack is
@@ -13,81 +13,29 @@ use seccompiler::{
     SeccompRule, TargetArch, sock_filter,
 };
 
-use super::assembler::{NATIVE_ARCH, assemble};
-use super::profile::{CallPolicy, Condition, Policy, UNNAMED, Verdict, Width, load};
-use super::{Profile, compile, name_of};
-
-/// A system call as the filter sees it.
-#[derive(Debug, Clone, Copy)]
-struct Call {
-    number: u32,
-    arch: u32,
-    arguments: [u64; 6],
-}
-
-impl Call {
-    /// The 32 bits at an offset of struct seccomp_data.
-    fn word(&self, offset: u32) -> u32 {
-        let (index, is_high) = match offset {
-            0 => return self.number,
-            4 => return self.arch,
-            16.. => ((offset - 16) / 8, (offset - 16) % 8 == 4),
-            other => panic!("load from {other}"),
-        };
-        let argument = self.arguments[usize::try_from(index).unwrap()];
-        let half = if is_high {
-            argument >> 32
-        } else {
-            argument & 0xffff_ffff
-        };
-        u32::try_from(half).unwrap()
-    }
-}
-
-/// Runs a filter, as net/core/filter.c does, for the instructions that seccomp filters consist of.
-fn run(program: &[sock_filter], call: &Call) -> Verdict {
-    let mut accumulator = 0_u32;
-    let mut at = 0;
-    loop {
-        let sock_filter { code, jt, jf, k } = program[at];
-        at += 1;
-        let jump = |condition: bool| usize::from(if condition { jt } else { jf });
-        match code {
-            0x20 => accumulator = call.word(k),
-            0x54 => accumulator &= k,
-            0x05 => at += usize::try_from(k).unwrap(),
-            0x15 => at += jump(accumulator == k),
-            0x25 => at += jump(accumulator > k),
-            0x35 => at += jump(accumulator >= k),
-            0x45 => at += jump(accumulator & k != 0),
-            0x06 => return verdict(k),
-            other => panic!("instruction {other:#x}"),
-        }
-    }
-}
-
-fn verdict(answer: u32) -> Verdict {
-    match answer & 0xffff_0000 {
-        0x7fff_0000 => Verdict::Allow,
-        0x0005_0000 => Verdict::Errno(u16::try_from(answer & 0xffff).unwrap()),
-        0x8000_0000 => Verdict::Kill,
-        other => panic!("answer {other:#x}"),
-    }
-}
+use super::arch::Arch;
+use super::assembler::assemble;
+use super::interpreter::{Call, run};
+use super::profile::{CallPolicy, Condition, Policy, UNNAMED, Verdict, Width};
+use super::{Profile, policy};
 
 /// What the kernel makes of several filters' answers.
 fn run_stack(stack: &[BpfProgram], call: &Call) -> Verdict {
     let gravity = |verdict: &Verdict| match verdict {
         Verdict::Allow => 0,
-        Verdict::Errno(_) => 1,
-        Verdict::Kill => 2,
+        Verdict::Defer => 1,
+        Verdict::Ask => 2,
+        Verdict::Errno(_) => 3,
+        Verdict::Kill => 4,
     };
     let answers = stack.iter().map(|program| run(program, call));
     answers.max_by_key(gravity).unwrap()
 }
 
 /// The policy as seccompiler expresses it.
-fn stack(policy: &Policy) -> Vec<BpfProgram> {
+fn stack(policy: &Policy, arch: Arch) -> Vec<BpfProgram> {
+    let filter = |rules, mismatch, matched| filter(rules, mismatch, matched, arch);
+    let policy = &policy.calls;
     let allowed = policy.iter().filter(|(_, call)| !call.allowed.is_empty());
     let allowed = allowed.map(|(number, call)| (i64::from(*number), expanded(call)));
     let mut stack = vec![filter(
@@ -102,7 +50,7 @@ fn stack(policy: &Policy) -> Vec<BpfProgram> {
         let action = match outcome {
             Verdict::Errno(errno) => SeccompAction::Errno(u32::from(errno)),
             Verdict::Kill => SeccompAction::KillProcess,
-            Verdict::Allow => panic!("a call that is allowed otherwise"),
+            Verdict::Allow | Verdict::Ask | Verdict::Defer => panic!("no profile's refusal"),
         };
         stack.push(filter(refused.collect(), SeccompAction::Allow, action));
     }
@@ -113,8 +61,9 @@ fn filter(
     rules: BTreeMap<i64, Vec<SeccompRule>>,
     mismatch: SeccompAction,
     matched: SeccompAction,
+    arch: Arch,
 ) -> BpfProgram {
-    let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+    let arch = TargetArch::try_from(arch.name()).unwrap();
     let filter = SeccompFilter::new(rules, mismatch, matched, arch).unwrap();
     filter.try_into().unwrap()
 }
@@ -286,73 +235,86 @@ fn pairs<'a, A, B>(left: &'a BTreeSet<A>, right: &'a [B]) -> impl Iterator<Item 
         .flat_map(move |a| right.iter().map(move |b| (a, b)))
 }
 
-/// Values worth asking about for each argument that a call's rules look at.
-fn interesting(call: &CallPolicy) -> BTreeMap<u8, BTreeSet<u64>> {
-    let mut values: BTreeMap<u8, BTreeSet<u64>> = BTreeMap::new();
-    for single in spelt_out(call).into_iter().flatten() {
-        let of_argument = values.entry(single.argument).or_default();
-        of_argument.extend([
-            0,
-            u64::MAX,
-            single.value,
-            !single.value,
-            !single.mask,
-            single.mask,
-        ]);
-        of_argument.extend((0..64).map(|bit| single.value ^ (1 << bit)));
-    }
-    values
+/// Values worth asking about where a rule looks for one.
+fn interesting(single: &Single) -> BTreeSet<u64> {
+    let Single { value, mask, .. } = single;
+    let bits = (0..64).map(|bit| value ^ (1 << bit));
+    bits.chain([0, u64::MAX, *value, !value, *mask, !mask])
+        .collect()
 }
 
-fn calls(number: u32, policy: &CallPolicy) -> Vec<Call> {
-    let start = Call {
+/// Calls worth asking about: what each rule allows, and that with each argument changed that it looks at.
+pub(super) fn calls(arch: Arch, number: u32, policy: &CallPolicy) -> Vec<Call> {
+    let plain = |argument| Call {
         number,
-        arch: NATIVE_ARCH,
-        arguments: [0; 6],
+        arch: arch.audit(),
+        arguments: [argument; 6],
     };
-    let mut calls = vec![
-        start,
-        Call {
-            arguments: [u64::MAX; 6],
-            ..start
-        },
-    ];
-    for (argument, values) in interesting(policy) {
-        let with = |call: &Call, value: u64| {
+    let mut calls = vec![plain(0), plain(u64::MAX)];
+    for rule in spelt_out(policy) {
+        let with = |call: &Call, single: &Single, value| {
             let mut call = *call;
-            call.arguments[usize::from(argument)] = value;
+            call.arguments[usize::from(single.argument)] = value;
             call
         };
-        let extended = calls
+        let allowed = rule
             .iter()
-            .flat_map(|call| values.iter().map(|value| with(call, *value)));
-        calls = extended.collect();
+            .fold(plain(0), |call, single| with(&call, single, single.value));
+        calls.push(allowed);
+        for single in &rule {
+            let values = interesting(single).into_iter();
+            calls.extend(values.map(|value| with(&allowed, single, value)));
+        }
     }
     calls
 }
 
-fn agree(profile: Profile, tree: &[sock_filter], stack: &[BpfProgram], call: &Call) {
+/// Every combination of profile and architecture.
+fn all() -> impl Iterator<Item = (Profile, Arch, Policy)> {
+    let both = [Arch::X86_64, Arch::Aarch64];
+    Profile::ALL
+        .into_iter()
+        .flat_map(move |profile| both.map(|arch| (profile, arch, policy(profile, arch).unwrap())))
+}
+
+/// Those whose every outcome seccompiler can express: an overlay's is not among them, because its filters cannot allow
+/// both what they match and what they do not.
+fn expressible() -> impl Iterator<Item = (Profile, Arch, Policy)> {
+    all().filter_map(|(profile, arch, mut policy)| {
+        // A complement of that many alternatives is too large a filter; the tree is held against the policy itself.
+        // And what is deferred to another filter is nothing of its own.
+        let own = |call: &CallPolicy| call.otherwise != Verdict::Defer;
+        policy
+            .calls
+            .retain(|_, call| call.allowed.len() <= ALTERNATIVES_MAX && own(call));
+        (profile != Profile::Alone).then_some((profile, arch, policy))
+    })
+}
+
+const ALTERNATIVES_MAX: usize = 2;
+
+fn agree(arch: Arch, tree: &[sock_filter], stack: &[BpfProgram], call: &Call) {
     let (tree, stack) = (run(tree, call), run_stack(stack, call));
     assert_eq!(
         tree,
         stack,
-        "{profile}: {:?} {call:x?}",
-        name_of(call.number)
+        "{arch:?}: {:?} {call:x?}",
+        arch.call_name(call.number)
     );
 }
 
 #[test]
 fn the_tree_answers_as_seccompiler_does_for_every_number_and_every_architecture() {
-    for profile in Profile::ALL {
-        let program = compile(profile).unwrap();
-        let stack = stack(&load(profile.name()).unwrap());
+    for (_, arch, policy) in expressible() {
+        let tree = assemble(&policy, arch).unwrap();
+        let stack = stack(&policy, arch);
         let x32 = (0..1024).map(|number| 0x4000_0000 + number);
         let numbers = (0..1024)
             .chain(x32)
             .chain([0x3fff_ffff, 0x8000_0000, u32::MAX]);
         for number in numbers {
-            for arch in [
-                NATIVE_ARCH,
+            for audit in [
+                arch.audit(),
                 0xc000_003e,
                 0xc000_00b7,
                 0x4000_0003,
@@ -362,10 +324,10 @@ fn the_tree_answers_as_seccompiler_does_for_every_number_and_every_architecture(
                 for argument in [0, 1, u64::MAX] {
                     let call = Call {
                         number,
-                        arch,
+                        arch: audit,
                         arguments: [argument; 6],
                     };
-                    agree(profile, program.instructions(), &stack, &call);
+                    agree(arch, &tree, &stack, &call);
                 }
             }
         }
@@ -374,13 +336,27 @@ fn the_tree_answers_as_seccompiler_does_for_every_number_and_every_architecture(
 
 #[test]
 fn the_tree_answers_as_seccompiler_does_for_every_rule_and_every_changed_bit() {
-    for profile in Profile::ALL {
-        let policy = load(profile.name()).unwrap();
-        let program = compile(profile).unwrap();
-        let stack = stack(&policy);
-        for (number, call) in &policy {
-            for call in calls(*number, call) {
-                agree(profile, program.instructions(), &stack, &call);
+    for (_, arch, policy) in expressible() {
+        let tree = assemble(&policy, arch).unwrap();
+        let stack = stack(&policy, arch);
+        for (number, call) in &policy.calls {
+            for call in calls(arch, *number, call) {
+                agree(arch, &tree, &stack, &call);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_form_of_every_profile_answers_as_its_policy_says() {
+    for (_, arch, policy) in all() {
+        for policy in [policy.clone(), policy.asking()] {
+            let tree = assemble(&policy, arch).unwrap();
+            let named = policy.calls.iter();
+            let calls = named.flat_map(|(number, call)| calls(arch, *number, call));
+            for call in calls {
+                let expected = policy.answer(call.number, &call.arguments);
+                assert_eq!(run(&tree, &call), expected, "{arch:?} {call:x?}");
             }
         }
     }
@@ -388,27 +364,23 @@ fn the_tree_answers_as_seccompiler_does_for_every_rule_and_every_changed_bit() {
 
 #[test]
 fn what_a_rule_allows_is_allowed_and_each_changed_argument_is_not() {
-    for profile in Profile::ALL {
-        let program = compile(profile).unwrap();
-        for (number, policy) in load(profile.name()).unwrap() {
-            for rule in spelt_out(&policy) {
+    for (_, arch, policy) in all() {
+        let tree = assemble(&policy, arch).unwrap();
+        for (number, policy) in &policy.calls {
+            for rule in spelt_out(policy) {
                 let mut call = Call {
-                    number,
-                    arch: NATIVE_ARCH,
+                    number: *number,
+                    arch: arch.audit(),
                     arguments: [0; 6],
                 };
                 for single in &rule {
                     call.arguments[usize::from(single.argument)] = single.value;
                 }
-                assert_eq!(
-                    run(program.instructions(), &call),
-                    Verdict::Allow,
-                    "{call:x?}"
-                );
+                assert_eq!(run(&tree, &call), Verdict::Allow, "{call:x?}");
                 for (single, bit) in rule.iter().flat_map(bits_of) {
                     let mut changed = call;
                     changed.arguments[usize::from(single.argument)] ^= bit;
-                    let is_another_rule = spelt_out(&policy)
+                    let is_another_rule = spelt_out(policy)
                         .iter()
                         .any(|rule| rule.iter().all(|single| single.is_met_by(&changed)));
                     let expected = if is_another_rule {
@@ -416,8 +388,13 @@ fn what_a_rule_allows_is_allowed_and_each_changed_argument_is_not() {
                     } else {
                         policy.otherwise
                     };
-                    let answer = run(program.instructions(), &changed);
-                    assert_eq!(answer, expected, "{:?} {changed:x?}", name_of(number));
+                    let answer = run(&tree, &changed);
+                    assert_eq!(
+                        answer,
+                        expected,
+                        "{:?} {changed:x?}",
+                        arch.call_name(*number)
+                    );
                 }
             }
         }
@@ -432,20 +409,24 @@ fn bits_of(single: &Single) -> impl Iterator<Item = (&Single, u64)> {
 
 #[test]
 fn unknown_numbers_and_x32_look_like_an_older_kernel_and_foreign_architectures_die() {
-    for profile in Profile::ALL {
-        let program = compile(profile).unwrap();
+    for (_, arch, policy) in all() {
+        let tree = assemble(&policy, arch).unwrap();
         let answer = |number, arch| {
+            let arguments = [0; 6];
             run(
-                program.instructions(),
+                &tree,
                 &Call {
                     number,
                     arch,
-                    arguments: [0; 6],
+                    arguments,
                 },
             )
         };
-        for number in (500..1024).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
-            assert_eq!(answer(number, NATIVE_ARCH), UNNAMED);
+        for number in 500..1024 {
+            assert_eq!(answer(number, arch.audit()), policy.unnamed);
+        }
+        for number in [0x4000_0000, 0x4000_0001, u32::MAX] {
+            assert_eq!(answer(number, arch.audit()), UNNAMED);
         }
         // AUDIT_ARCH_I386: what `int 0x80` gives.
         assert_eq!(answer(1, 0x4000_0003), Verdict::Kill);
@@ -455,20 +436,24 @@ fn unknown_numbers_and_x32_look_like_an_older_kernel_and_foreign_architectures_d
 #[test]
 fn every_filter_is_small_enough_to_install_quickly() {
     // A tree of 460 instructions was measured at 172 µs; the search itself must stay shallow.
-    for profile in Profile::ALL {
-        let program = compile(profile).unwrap();
-        println!("{profile}: {} instructions", program.instructions().len());
-        assert!(program.instructions().len() <= 600);
+    for (profile, arch, policy) in all() {
+        let length = assemble(&policy.asking(), arch).unwrap().len();
+        println!("{profile}, {}: {length} instructions", arch.name());
+        assert!(length <= 600);
     }
 }
 
 #[test]
 fn a_policy_without_rules_refuses_everything() {
-    let program = assemble(&Policy::new()).unwrap();
+    let policy = Policy {
+        calls: BTreeMap::new(),
+        unnamed: UNNAMED,
+    };
+    let tree = assemble(&policy, Arch::NATIVE).unwrap();
     let call = Call {
         number: 1,
-        arch: NATIVE_ARCH,
+        arch: Arch::NATIVE.audit(),
         arguments: [0; 6],
     };
-    assert_eq!(run(&program, &call), UNNAMED);
+    assert_eq!(run(&tree, &call), UNNAMED);
 }

@@ -38,6 +38,8 @@ pub(super) struct Build {
     pub(super) look: fn(Pid, Ids) -> Result<(), Failure>,
     /// Whether a sandbox whose walls do not all stand is destroyed: always, unless some were left out.
     pub(super) watchful: bool,
+    /// Whether there is a filter, which asks.
+    pub(super) asks: bool,
 }
 
 impl Build {
@@ -49,6 +51,7 @@ impl Build {
             network: W::stands(Wall::NetworkNamespace).then_some(HostNetwork::make_another),
             look: verify::from_outside::<W>,
             watchful: W::LEFT_OUT.is_empty(),
+            asks: W::stands(Wall::Seccomp),
         }
     }
 }

@@ -20,6 +20,7 @@ use super::{
     limits,
     requests::refused,
     table::{Sandbox, Starting, State},
+    violations::Violations,
 };
 use crate::{
     enter::{self, MAPS_WRITTEN, Plan, says},
@@ -183,8 +184,10 @@ impl Spawner {
             }),
             Some(&says::UP) => {
                 let label = self.parts.apparmor.label(*root);
+                let listener = received.fds.into_iter().next();
                 (self.parts.build.look)(*pid, *ids)
                     .and_then(|()| lsm::verify(*pid, label.as_deref()))
+                    .and_then(|()| self.listen(id, listener))
                     .and_then(|()| self.announce(id))
             }
             Some(_) => {
@@ -206,6 +209,7 @@ impl Spawner {
         let Some(sandbox) = self.table.get_mut(id) else {
             return Ok(());
         };
+        let counter = sandbox.violations.counter()?;
         sandbox.announced = true;
         let Some(State::Starting(starting)) = self.table.set_state(id, State::Skeleton) else {
             return Err(refused("announce the sandbox twice"));
@@ -216,6 +220,7 @@ impl Spawner {
             .map_err(at("leave the setup socket"))?;
         let mut fds = vec![starting.control];
         fds.extend(starting.reports);
+        fds.push(counter);
         debug_assert_eq!(fds.len(), CREATED_FDS);
         self.link.push(
             &Event::Created {
@@ -260,14 +265,10 @@ impl Spawner {
 impl Parts {
     fn check(&self, spec: &SkeletonSpec, limits: &SandboxLimits) -> Result<Order<'_>, Failure> {
         limits::check(limits)?;
-        let filter = match (spec.worker, spec.profile) {
-            (Worker::PerCall, Profile::Default) => &self.filters.default,
-            (Worker::Resident, Profile::Resident) => &self.filters.resident,
-            // An unknown program under the resident's profile, or the reverse: nobody asks for either.
-            (Worker::PerCall, Profile::Resident) | (Worker::Resident, Profile::Default) => {
-                return Err(refused("combine this worker and this seccomp profile"));
-            }
-        };
+        // An unknown program under the resident's profile, or the reverse: nobody asks for either.
+        if (spec.worker == Worker::Resident) != (spec.profile == Profile::Resident) {
+            return Err(refused("combine this worker and this seccomp profile"));
+        }
         if (spec.worker, spec.root) == (Worker::Resident, Root::Writable) {
             return Err(refused("give a resident program a writable root"));
         }
@@ -287,7 +288,7 @@ impl Parts {
         }
         Ok(Order {
             base: c_path(&base),
-            filter,
+            filter: self.filters.of(spec.profile.into()).program(),
             worker: spec.worker,
             root: spec.root,
             profile: spec.profile.into(),
@@ -305,6 +306,7 @@ fn start(
     (pair, ids): (u32, Ids),
     request: RequestId,
 ) -> Result<Sandbox, Failure> {
+    let violations = Violations::new()?;
     // Before its first process: there is no moment without them.
     let started = (parts.build.limit)(&place.cgroup, &order.limits, Some(&place.limits))
         .and_then(|()| start_in(parts, order, network, &place, ids));
@@ -332,6 +334,7 @@ fn start(
                 oom: place.oom,
                 oom_seen: false,
                 limits: order.limits,
+                violations,
                 root: order.root,
                 profile: order.profile,
                 state,
@@ -378,10 +381,10 @@ fn start_in(
         setup: &init_setup,
         image: parts.init_image.as_fd(),
         resident,
-        argv: if resident.is_some() {
-            &parts.resident_argv
-        } else {
-            &parts.init_argv
+        argv: match order.profile {
+            seccomp::Profile::Resident => &parts.resident_argv,
+            seccomp::Profile::Strict => &parts.strict_argv,
+            _ => &parts.init_argv,
         },
         confined: parts.apparmor == AppArmor::Loaded,
         filter: order.filter,

@@ -26,6 +26,7 @@ impl Spawner {
         }
         kill(sandbox);
         self.leave_setup(id);
+        self.stop_listening(id);
         self.table.set_state(id, State::Dying(cause));
     }
 
@@ -69,7 +70,12 @@ impl Spawner {
                 .forget(event.as_fd())
                 .map_err(at("leave an eventfd"))?;
         }
-        if let State::Starting(starting) = &sandbox.state {
+        self.stop_listening(id);
+        if let Some(Sandbox {
+            state: State::Starting(starting),
+            ..
+        }) = self.table.get(id)
+        {
             // It said nothing.
             let request = starting.request;
             let step = "start init".into();

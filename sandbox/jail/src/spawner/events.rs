@@ -21,30 +21,34 @@ pub(super) enum Source {
     Setup(SandboxId),
     /// A sandbox hit its memory limit.
     Oom(SandboxId),
+    /// A sandbox's filter asks about a call.
+    Question(SandboxId),
 }
 
 impl Source {
-    /// Two bits of kind below the sandbox's number.
+    /// Three bits of kind below the sandbox's number.
     fn token(self) -> u64 {
         match self {
             Self::Gateway => 0,
-            Self::Signals => 1 << 2,
-            Self::Commit => 2 << 2,
-            Self::Exit(id) => (id.0 << 2) | 1,
-            Self::Setup(id) => (id.0 << 2) | 2,
-            Self::Oom(id) => (id.0 << 2) | 3,
+            Self::Signals => 1 << 3,
+            Self::Commit => 2 << 3,
+            Self::Exit(id) => (id.0 << 3) | 1,
+            Self::Setup(id) => (id.0 << 3) | 2,
+            Self::Oom(id) => (id.0 << 3) | 3,
+            Self::Question(id) => (id.0 << 3) | 4,
         }
     }
 
     fn from_token(token: u64) -> Self {
-        let id = SandboxId(token >> 2);
-        match token & 3 {
+        let id = SandboxId(token >> 3);
+        match token & 7 {
             0 if token == 0 => Self::Gateway,
             0 if id.0 == 1 => Self::Signals,
             0 => Self::Commit,
             1 => Self::Exit(id),
             2 => Self::Setup(id),
-            _ => Self::Oom(id),
+            3 => Self::Oom(id),
+            _ => Self::Question(id),
         }
     }
 }
@@ -131,7 +135,7 @@ mod tests {
     #[test]
     fn a_token_names_its_source() {
         let id = SandboxId(1);
-        let many = SandboxId(u64::MAX >> 2);
+        let many = SandboxId(u64::MAX >> 3);
         for source in [
             Source::Gateway,
             Source::Signals,
@@ -140,6 +144,7 @@ mod tests {
             Source::Setup(id),
             Source::Oom(id),
             Source::Oom(many),
+            Source::Question(many),
         ] {
             assert_eq!(Source::from_token(source.token()), source);
         }

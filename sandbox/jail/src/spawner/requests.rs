@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{failure::Failure, trees::Chunk};
 
-/// Between two tries to remove a cgroup that the kernel still counts a dying process in.
+/// Between two tries to remove a cgroup that the kernel still counts a dying process in, and between two looks at the
+/// sandboxes that are not heard for a while.
 const RETRY_MS: u8 = 2;
 
 /// Between two looks at the deadlines of sandboxes that are starting.
@@ -75,6 +76,7 @@ impl Spawner {
                 other => self.serve_sandbox(other)?,
             }
         }
+        self.unmute();
         self.look_at_the_dying();
         self.give_up_on_the_late();
         self.create_next();
@@ -89,7 +91,7 @@ impl Spawner {
             return EpollTimeout::ZERO;
         }
         let any = |wanted: fn(&Sandbox) -> bool| self.table.restless().any(|(_, one)| wanted(one));
-        if any(|sandbox| matches!(sandbox.state, State::Reaped(..))) {
+        if !self.muted.is_empty() || any(|sandbox| matches!(sandbox.state, State::Reaped(..))) {
             return EpollTimeout::from(RETRY_MS);
         }
         if any(|sandbox| matches!(sandbox.state, State::Starting(_))) {
@@ -109,6 +111,7 @@ impl Spawner {
             Source::Setup(id) => self.hear_setup(id),
             Source::Exit(id) => self.reap(id)?,
             Source::Oom(id) => self.out_of_memory(id),
+            Source::Question(id) => self.hear_question(id),
             Source::Gateway | Source::Signals | Source::Commit => {}
         }
         Ok(())

@@ -13,6 +13,7 @@ use hearth_protocol::{
 };
 use nix::{sys::eventfd::EventFd, unistd::Pid};
 
+use super::violations::Violations;
 use crate::{cgroup::SandboxCgroup, idmap::Ids, instance::IdBlock, seccomp};
 
 /// One sandbox, from its clone to its cgroups' removal.
@@ -31,6 +32,8 @@ pub(super) struct Sandbox {
     pub(super) oom_seen: bool,
     /// Those that hold now.
     pub(super) limits: SandboxLimits,
+    /// The calls that its filter asks about.
+    pub(super) violations: Violations,
     /// Whether its root can be written.
     pub(super) root: Root,
     /// What its filter was compiled from.

@@ -109,6 +109,13 @@ pub(crate) fn copy_above(fd: BorrowedFd<'_>, first: RawFd) -> nix::Result<OwnedF
     Ok(adopt(number))
 }
 
+/// Clears the close-on-exec flag.
+pub(crate) fn open_on_exec(fd: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: fcntl(F_SETFD) takes integers.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) };
+    Errno::result(result).map(drop)
+}
+
 /// Sets the close-on-exec flag.
 pub(crate) fn close_on_exec(fd: BorrowedFd<'_>) -> nix::Result<()> {
     // SAFETY: fcntl(F_SETFD) takes integers.

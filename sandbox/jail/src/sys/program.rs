@@ -8,6 +8,7 @@ use std::{
 };
 
 use nix::{errno::Errno, sched::CpuSet, unistd::Pid};
+use seccompiler::sock_filter;
 
 use super::checked;
 
@@ -88,6 +89,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) cores: &'a CpuSet,
     /// Limits, soft and hard alike: `(RLIMIT_*, value)`.
     pub(crate) rlimits: &'a [(c_int, u64)],
+    /// One more filter over its system calls.
+    pub(crate) overlay: Option<&'a [sock_filter]>,
 }
 
 /// The step of a start that failed, in the new process, before exec replaced it.
@@ -98,6 +101,11 @@ pub(crate) struct LaunchFailure {
     /// Why.
     pub(crate) errno: Errno,
 }
+
+/// How init starts a program. CLONE_UNTRACED, which means nothing where nobody may trace, tells it from every way in which
+/// a C library does: the profile `strict` allows these flags and threads, and its overlay threads only.
+pub(crate) const LAUNCH_FLAGS: c_int =
+    libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_UNTRACED | libc::SIGCHLD;
 
 /// Stack of a process between clone and exec: the deepest call chain there is a few hundred bytes.
 const STACK_BYTES: usize = 64 * 1024;
@@ -129,7 +137,6 @@ impl Launcher {
         };
         let top = self.stack.as_mut_ptr_range().end;
         let aligned = top.wrapping_sub(top.addr() % STACK_ALIGNMENT);
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         // SAFETY: `aligned` is the 16-byte aligned end of `self.stack`, which is STACK_BYTES long and borrowed for the
         // whole call. CLONE_VFORK holds this thread until the child has exec'ed or exited, so `shared` outlives every
         // use in `child`, and nothing else runs in this address space meanwhile: init is single-threaded.
@@ -137,7 +144,7 @@ impl Launcher {
             libc::clone(
                 child,
                 aligned.cast::<c_void>(),
-                flags,
+                LAUNCH_FLAGS,
                 (&raw mut shared).cast::<c_void>(),
             )
         };
@@ -197,7 +204,10 @@ fn prepare(launch: &Launch<'_>) -> Result<(), LaunchFailure> {
     for (number, fd) in (0..).zip(launch.stdio) {
         super::fds::place(*fd, number).map_err(at("stdio"))?;
     }
-    launch.keep.map_or(Ok(()), keep_open).map_err(at("keep"))
+    launch.keep.map_or(Ok(()), keep_open).map_err(at("keep"))?;
+    // Last: it is the program's, not the start's.
+    let overlay = launch.overlay.map_or(Ok(()), super::seccomp::install);
+    overlay.map_err(at("filter"))
 }
 
 fn exec(launch: &Launch<'_>) -> Errno {

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The seccomp(2) questions that seccompiler does not ask, and the filters of another process, by ptrace(2).
+//! seccomp(2) where seccompiler does not go: questions, listeners, a filter put on between clone and exec, and the filters of
+//! another process, by ptrace(2).
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::{
     errno::Errno,
@@ -7,6 +10,39 @@ use nix::{
     sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
     unistd::Pid,
 };
+use seccompiler::sock_filter;
+
+/// Puts the calling thread behind one more filter; `no_new_privs` is set already. Allocates nothing.
+pub(crate) fn install(filter: &[sock_filter]) -> nix::Result<()> {
+    set_filter(filter, 0).map(drop)
+}
+
+/// As [`install`], and gives the descriptor on which the filter's questions arrive (seccomp_unotify(2)). Closed on exec.
+pub(crate) fn install_listening(filter: &[sock_filter]) -> nix::Result<OwnedFd> {
+    let number = set_filter(filter, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+    let number = RawFd::try_from(number).map_err(|_too_large| nix::Error::EBADF)?;
+    // SAFETY: with this flag seccomp(2) returns a new descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn set_filter(filter: &[sock_filter], flags: libc::c_ulong) -> nix::Result<libc::c_long> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_too_long| nix::Error::E2BIG)?,
+        // The kernel reads it only.
+        filter: filter.as_ptr().cast_mut().cast(),
+    };
+    // SAFETY: seccomp(2) reads the sock_fprog and the `len` instructions behind it, which are alive during the call;
+    // seccompiler's sock_filter has the kernel's layout (repr(C), four fields).
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
+    };
+    super::checked(result)
+}
 
 /// Whether the kernel knows the action (`SECCOMP_RET_*`); EOPNOTSUPP where it does not.
 pub(crate) fn is_available(action: u32) -> nix::Result<()> {
@@ -107,11 +143,76 @@ fn ptrace(
         libc::syscall(
             libc::SYS_ptrace,
             libc::c_ulong::from(request),
-            child.as_raw(),
+            libc::c_long::from(child.as_raw()),
             address,
             data,
         )
     };
     let result = super::checked(result)?;
     usize::try_from(result).map_err(|_negative| Errno::EOVERFLOW)
+}
+
+/// clone3(2) without arguments, which makes nothing: EINVAL is the kernel's answer.
+pub(crate) fn try_empty_clone3() -> nix::Result<()> {
+    // SAFETY: clone3(2) with a size of 0 is refused before the null pointer is looked at.
+    let result =
+        unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<libc::clone_args>(), 0) };
+    super::checked(result).map(drop)
+}
+
+/// A call that waits for an answer.
+#[derive(Debug)]
+pub(crate) struct Question {
+    /// For the answer.
+    pub(crate) id: u64,
+    pub(crate) number: u32,
+    pub(crate) arguments: [u64; 6],
+}
+
+// By the bare system call: C libraries do not agree on the type of a request.
+// uapi/linux/seccomp.h: SECCOMP_IOWR(0, struct seccomp_notif), SECCOMP_IOWR(1, struct seccomp_notif_resp).
+const NOTIF_RECV: libc::c_ulong = 0xc050_2100;
+const NOTIF_SEND: libc::c_ulong = 0xc018_2101;
+const _: () = assert!(size_of::<libc::seccomp_notif>() == 0x50);
+const _: () = assert!(size_of::<libc::seccomp_notif_resp>() == 0x18);
+
+/// The next question of a listener that poll(2) has just called readable; ENOENT where whoever asked has died.
+pub(crate) fn hear(listener: BorrowedFd<'_>) -> nix::Result<Question> {
+    // SAFETY: seccomp_notif is integers, for which zero is a value, and the one that the kernel asks for.
+    let mut notif: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the ioctl writes one seccomp_notif, whose size is part of its number.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_ioctl,
+            listener.as_raw_fd(),
+            NOTIF_RECV,
+            &raw mut notif,
+        )
+    };
+    super::checked(result)?;
+    Ok(Question {
+        id: notif.id,
+        number: notif.data.nr.cast_unsigned(),
+        arguments: notif.data.args,
+    })
+}
+
+/// Has the call fail; ENOENT where whoever asked has died meanwhile.
+pub(crate) fn refuse(listener: BorrowedFd<'_>, id: u64, errno: u16) -> nix::Result<()> {
+    let answer = libc::seccomp_notif_resp {
+        id,
+        val: 0,
+        error: -i32::from(errno),
+        flags: 0,
+    };
+    // SAFETY: the ioctl reads one seccomp_notif_resp, whose size is part of its number.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_ioctl,
+            listener.as_raw_fd(),
+            NOTIF_SEND,
+            &raw const answer,
+        )
+    };
+    super::checked(result).map(drop)
 }

@@ -190,6 +190,37 @@ static int many(const char *directory) {
     }
 }
 
+static long nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000L + now.tv_nsec;
+}
+
+/* How long a call takes that is allowed, and one that is refused and told of, on average of so many. */
+static int refused(int rounds) {
+    long begun = nanoseconds();
+    for (int i = 0; i < rounds; i++) syscall(SYS_getppid);
+    long between = nanoseconds();
+    int wrong = 0;
+    for (int i = 0; i < rounds; i++) wrong += !(syscall(SYS_bpf, i, 2, 3, 4, 5, 6) == -1 && errno == EPERM);
+    long ended = nanoseconds();
+    printf("allowed %ld ns, refused %ld ns, wrong %d\n", (between - begun) / rounds, (ended - between) / rounds, wrong);
+    return 0;
+}
+
+/* Ways to start another process, and one to start a thread, which is left to end at once. */
+static int alone(void) {
+    answer("fork", syscall(SYS_fork));
+    answer("clone", syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));
+    answer("spawn", syscall(SYS_clone, CLONE_VM | CLONE_VFORK | SIGCHLD, 0, 0, 0, 0));
+    answer("launch", syscall(SYS_clone, CLONE_VM | CLONE_VFORK | CLONE_UNTRACED | SIGCHLD, 0, 0, 0, 0));
+    answer("memfd", syscall(SYS_memfd_create, "x", 0));
+    answer("mkdir", mkdir("/tmp/d", 0700));
+    answer("unix", socket(AF_UNIX, SOCK_STREAM, 0));
+    answer("create", open("/tmp/f", O_CREAT | O_WRONLY, 0600));
+    return 0;
+}
+
 /* Tries to put something else at a place. */
 static int take(const char *place) {
     answer("rename", rename(place, "/moved"));
@@ -231,6 +262,10 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "take")) return take(argv[2]);
     if (!strcmp(what, "setuid")) return set_user_id(argv[2]);
     if (!strcmp(what, "identity")) return identity();
+    if (!strcmp(what, "refused")) return refused(atoi(argv[2]));
+    if (!strcmp(what, "refuse")) for (;;) syscall(SYS_bpf, 1, 2, 3, 4, 5, 6);
+    if (!strcmp(what, "alone")) return alone();
+    if (!strcmp(what, "call")) return answer(argv[2], syscall(atol(argv[2]), -1L, -1L, -1L, -1L, -1L, -1L));
     if (!strcmp(what, "lock")) return lock(argv[2]);
     if (!strcmp(what, "env")) { for (char **v = environ; *v; v++) puts(*v); return 0; }
     if (!strcmp(what, "exit")) return atoi(argv[2]);

@@ -28,7 +28,7 @@ use hearth_protocol::{
     isolation::IsolationReport,
     spawner::{
         Cause, Event, Handover, Host, Network, Profile, Request, RequestId, Root, SandboxId,
-        SandboxLimits, SkeletonSpec, Worker,
+        SandboxLimits, SkeletonSpec, Violation, Worker,
     },
 };
 use nix::{
@@ -114,6 +114,8 @@ pub(crate) struct World {
     requests: u64,
     /// `Gone` events that came while something else was waited for.
     gone: Vec<(SandboxId, Cause, u64)>,
+    /// `Violation` events, until a test takes them.
+    pub(crate) violations: Vec<(SandboxId, Violation)>,
     ids: IdClaim,
     _temporary: tempfile::TempDir,
 }
@@ -192,6 +194,7 @@ impl World {
             socket,
             requests: 0,
             gone: Vec::new(),
+            violations: Vec::new(),
             ids,
             _temporary: temporary,
         }
@@ -244,7 +247,7 @@ impl World {
         RequestId(self.requests)
     }
 
-    /// The next event that is not `Gone`.
+    /// The next event that is no `Gone` and no `Violation`.
     pub(crate) fn answer(&mut self) -> (Event, Vec<OwnedFd>) {
         loop {
             match self.socket.receive() {
@@ -256,6 +259,9 @@ impl World {
                     },
                     _,
                 ) => self.gone.push((sandbox, cause, totals.oom_kills)),
+                (Event::Violation { sandbox, violation }, _) => {
+                    self.violations.push((sandbox, violation));
+                }
                 other => return other,
             }
         }
@@ -277,6 +283,9 @@ impl World {
                     },
                     _,
                 ) => self.gone.push((sandbox, cause, totals.oom_kills)),
+                (Event::Violation { sandbox, violation }, _) => {
+                    self.violations.push((sandbox, violation));
+                }
                 (other, _) => panic!("{other:?} instead of Gone"),
             }
         }

@@ -16,6 +16,7 @@ use crate::{
     record::{Record, micros},
     roster::Idle,
     sandbox::scratch_inodes,
+    violations,
 };
 
 /// How long init may take to kill and reap what is left. More means tasks that the kernel cannot end; the sandbox is
@@ -47,6 +48,9 @@ pub(crate) async fn settle(
 ) -> Option<Idle> {
     let began = Instant::now();
     let counters = note_usage(&idle, record);
+    if record.violations.is_none() {
+        violations::note(&idle.sandbox, target, record).await;
+    }
     let reusable = match outcome {
         Outcome::Ok => true,
         Outcome::FunctionFailed { cause, .. } => {

@@ -121,11 +121,7 @@ fn every_problem_is_reported_at_once_with_its_place() {
 
 #[test]
 fn what_this_version_lacks_is_said_to_be_unsupported_not_wrong() {
-    for line in [
-        "contract = \"http\"",
-        "[sandbox]\nnetwork = \"egress\"",
-        "[sandbox]\nseccomp = \"strict\"",
-    ] {
+    for line in ["contract = \"http\"", "[sandbox]\nnetwork = \"egress\""] {
         let problems = parse(&format!("{SMALLEST}{line}")).unwrap_err();
         assert!(
             problems.0[0].problem.contains("not supported yet"),
@@ -163,4 +159,14 @@ fn limits_outside_their_range_are_refused() {
             "{line}"
         );
     }
+}
+
+#[test]
+fn a_profile_that_its_contract_cannot_use_is_refused_and_the_others_are_taken() {
+    let with = |profile| format!("{SMALLEST}[sandbox]\nseccomp = \"{profile}\"");
+    let profile = |name| parse(&with(name)).map(|manifest| manifest.profile);
+    assert_eq!(profile("strict"), Ok(Some(Profile::Strict)));
+    assert_eq!(profile("default"), Ok(Some(Profile::Default)));
+    assert_eq!(places(&with("network")), ["sandbox.seccomp"]);
+    assert_eq!(places(&with("resident")), ["sandbox.seccomp"]);
 }

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 use std::collections::HashSet;
 
-use hearth_pool::{InvocationId, KillCause, Phases, Start, ThrottleLimit, Usage, UsageSource};
+use hearth_pool::{
+    InvocationId, KillCause, Phases, RefusedCall, Start, ThrottleLimit, Usage, UsageSource,
+    Violations,
+};
 use hearth_protocol::{SmallName, TreeId};
 
 use super::*;
@@ -29,6 +32,7 @@ fn receipt(function: &str, start: Option<Start>, outcome: Outcome) -> Receipt {
         }),
         limits_hit: vec![LimitHit::Log],
         residue: None,
+        violations: None,
         request_bytes: 0,
         response_bytes: 0,
         log: Vec::new(),
@@ -71,6 +75,21 @@ fn used() -> Metrics {
             output_bytes: 0,
         },
     ));
+    let call = |class| RefusedCall {
+        name: "bpf".to_owned(),
+        number: 321,
+        arguments: vec![],
+        class,
+    };
+    let violations = Violations {
+        profile: "default".to_owned(),
+        count: 12,
+        first: vec![call(ViolationClass::Eperm), call(ViolationClass::Kill)],
+    };
+    metrics.observe(&Receipt {
+        violations: Some(violations),
+        ..receipt("b", Some(Start::Bound), Outcome::Ok)
+    });
     metrics.answered_with_error("not_found");
     metrics.deployed(DeployResult::Deployed);
     metrics.receipt_dropped();
@@ -86,6 +105,19 @@ fn an_invocation_is_counted_by_function_kind_outcome_and_start() {
     ));
     assert!(text.contains("hearth_invocations_total{function=\"a\",kind=\"native\",outcome=\"throttled\",start=\"none\"} 1"));
     assert!(text.contains("hearth_oom_kills_total{function=\"b\",kind=\"native\"} 1"));
+    let violations = |class| {
+        format!(
+            "hearth_seccomp_violations_total{{class=\"{class}\",function=\"b\",kind=\"native\"}}"
+        )
+    };
+    assert!(
+        text.contains(&format!("{} 11", violations("eperm"))),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("{} 1\n", violations("kill"))),
+        "{text}"
+    );
     assert!(text.contains("hearth_sandboxes{kind=\"wasm\",state=\"idle\"} 2"));
 }
 

@@ -94,9 +94,16 @@ fn failed(cause: &FailureCause) -> String {
 fn killed(cause: &KillCause) -> String {
     match cause {
         KillCause::Signal { signal } => format!("The function was killed by signal {signal}."),
-        KillCause::Seccomp { profile } => {
-            format!("The function made a system call that the profile {profile} forbids.")
-        }
+        KillCause::Seccomp { profile, call } => match call {
+            Some(call) => {
+                format!(
+                    "The function made the system call {call}, for which the profile {profile} ends it."
+                )
+            }
+            None => {
+                format!("The function made a system call that the profile {profile} forbids.")
+            }
+        },
         KillCause::Oom { limit_bytes, .. } => {
             format!("The function ran out of memory; the limit is {limit_bytes} bytes.")
         }

@@ -32,6 +32,7 @@ pub(crate) fn receipt(function: &str, line: Option<&str>) -> Receipt {
         usage: None,
         limits_hit: Vec::new(),
         residue: None,
+        violations: None,
         request_bytes: 0,
         response_bytes: 0,
         log: line.map(log_line).into_iter().collect(),

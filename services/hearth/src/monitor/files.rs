@@ -7,8 +7,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::config::Config;
 
-/// What the gateway holds of one sandbox: its socket, seven cgroup files, and while it runs both ends of three pipes.
-const PER_SANDBOX: u64 = 14;
+/// What the gateway holds of one sandbox: its socket, seven cgroup files, a counter, and while it runs both ends of
+/// three pipes.
+const PER_SANDBOX: u64 = 15;
 
 /// The database, the runtimes, sockets to the other processes, files of a deploy.
 const BESIDE: u64 = 256;

@@ -381,11 +381,11 @@ impl Instance {
         self.compare_gateway(native + wasm)
     }
 
-    /// Eight open files for each sandbox (its socket and seven cgroup files); the rest does not change.
+    /// Nine open files for each sandbox (its socket, seven cgroup files and a counter); the rest does not change.
     fn compare_gateway(&self, sandboxes: usize) -> Result<(), String> {
         let gateway = self.gateway();
         let threads = world::count_in_proc(gateway, "task");
-        let fds = world::count_in_proc(gateway, "fd").saturating_sub(8 * sandboxes);
+        let fds = world::count_in_proc(gateway, "fd").saturating_sub(9 * sandboxes);
         let fds_before = *self.quiet.get_or_init(|| fds);
         if THREADS_MAX < threads || fds_before + FDS_SLACK < fds {
             return Err(format!(

@@ -413,6 +413,10 @@ fn a_call_of_the_kill_class_ends_the_function_and_the_answer_names_the_profile()
             problem["evidence"]["cause"]["profile"], "default",
             "{call}: {problem}"
         );
+        assert_eq!(
+            problem["evidence"]["cause"]["call"]["name"], call,
+            "{call}: {problem}"
+        );
     }
 }
 

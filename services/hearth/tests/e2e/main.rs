@@ -8,7 +8,7 @@
 //! invariants what must hold after every attack                   victim     the hostile program, deployed
 //! ```
 //!
-//! The tests are in `bundled` (every function that ships), `isolation`, `limits`,
+//! The tests are in `bundled` (every function that ships), `isolation`, `violations`, `limits`,
 //! `failures`, `reuse`, `errors`, `clients`, `hostfiles`, `deploys`, `bombs`, `doctor`, `life`
 //! (what is killed, and what then happens) and `load`. They need root; without it each says so and passes.
 
@@ -57,3 +57,5 @@ mod limits;
 mod load;
 #[cfg(test)]
 mod reuse;
+#[cfg(test)]
+mod violations;
