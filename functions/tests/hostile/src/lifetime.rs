@@ -131,7 +131,7 @@ fn ignore_signals(_: &[&str]) -> Outcome {
     sys::sleep_for_ever();
 }
 
-fn ignore_what_can_be() {
+pub(crate) fn ignore_what_can_be() {
     for number in 1..=31 {
         if number != libc::SIGKILL && number != libc::SIGSTOP {
             sys::ignore(number);

@@ -28,12 +28,18 @@
 )]
 
 #[cfg(target_os = "linux")]
+mod bombs;
+#[cfg(target_os = "linux")]
 mod escape;
 mod json;
 #[cfg(target_os = "linux")]
 mod lifetime;
+#[cfg(target_os = "linux")]
+mod probes;
 mod residue;
 mod resources;
+#[cfg(target_os = "linux")]
+mod shared;
 mod stdio;
 mod sys;
 mod whoami;
@@ -95,7 +101,13 @@ fn modes() -> impl Iterator<Item = &'static Mode> {
         whoami::MODES,
     ];
     #[cfg(target_os = "linux")]
-    let native = [lifetime::MODES, escape::MODES];
+    let native = [
+        lifetime::MODES,
+        escape::MODES,
+        bombs::MODES,
+        probes::MODES,
+        shared::MODES,
+    ];
     #[cfg(not(target_os = "linux"))]
     let native: [&[Mode]; 0] = [];
     everywhere.into_iter().chain(native).flatten()

@@ -28,7 +28,7 @@ fn find(_: &[&str]) -> Outcome {
     Ok(0)
 }
 
-/// Where a file could stay: the writable places, those that should not be writable, and the working directory.
+/// Where a file could stay: the home directory, the writable places, those that should not be writable, and the working directory.
 fn files(look: fn(&str) -> String) -> Vec<(String, Json)> {
     [
         "/tmp",
@@ -47,7 +47,15 @@ fn files(look: fn(&str) -> String) -> Vec<(String, Json)> {
             Json::text(look(&format!("{directory}/{MARKER}"))),
         )
     })
+    .chain([(
+        "file in the home directory".to_owned(),
+        Json::text(look(&format!("{}/{MARKER}-home", home()))),
+    )])
     .collect()
+}
+
+fn home() -> String {
+    std::env::var("HOME").unwrap_or_else(|_| "/".to_owned())
 }
 
 fn leave_file(path: &str) -> String {
@@ -74,6 +82,12 @@ mod platform {
     use crate::json::Json;
     use crate::sys::{self, Errno, Fork, call, exit_now};
 
+    /// The most that is filled with the marker, and looked through for it.
+    const MEMORY_BYTES: usize = 16 << 20;
+
+    /// No program asks for just this.
+    const SLACK_NS: u64 = 12_345_678;
+
     /// Of the System V objects.
     const KEY: i32 = 0x4841_5254;
 
@@ -84,11 +98,11 @@ mod platform {
     type Place = (&'static str, Result<i64, Errno>);
 
     pub(super) fn leave() -> Vec<(String, Json)> {
-        leave_objects()
-            .into_iter()
-            .chain(change_init())
+        // First what needs descriptors, which the later ones use up.
+        let (others, objects, more) = (leave_others(), leave_objects(), change_more());
+        let all = others.into_iter().chain(objects).chain(more);
+        all.chain(change_init())
             .chain(change_self())
-            .chain([("process and abstract socket", leave_daemon())])
             .map(|(place, result)| (place.to_owned(), Json::text(left(result))))
             .collect()
     }
@@ -167,6 +181,88 @@ mod platform {
         ]
     }
 
+    /// What a process can set for itself only, and what the kernel counts by uid.
+    fn change_more() -> [Place; 14] {
+        let none_then_long = [0_i64, 0, 1000, 0];
+        let (all, mut timer) = ([u64::MAX], 0_i32);
+        let times = [1_i64, 0, 1, 0];
+        let name = NAME.as_ptr();
+        let set_times = |path: &std::ffi::CStr| {
+            let directory = libc::AT_FDCWD;
+            call!(SYS_utimensat, directory, path.as_ptr(), times.as_ptr(), 0)
+        };
+        [
+            (
+                "own name",
+                call!(SYS_prctl, libc::PR_SET_NAME, name, 0, 0, 0),
+            ),
+            (
+                "own timer slack",
+                call!(SYS_prctl, libc::PR_SET_TIMERSLACK, SLACK_NS, 0, 0, 0),
+            ),
+            (
+                "own dumpable",
+                call!(SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0),
+            ),
+            (
+                "own cores",
+                call!(SYS_sched_setaffinity, 0, 8, [1_u64].as_ptr()),
+            ),
+            ("alarm", call!(SYS_setitimer, 0, none_then_long.as_ptr(), 0)),
+            (
+                "timer",
+                call!(SYS_timer_create, libc::CLOCK_MONOTONIC, 0, &raw mut timer),
+            ),
+            (
+                "timer set",
+                call!(SYS_timer_settime, timer, 0, none_then_long.as_ptr(), 0),
+            ),
+            (
+                "blocked signals",
+                call!(SYS_rt_sigprocmask, libc::SIG_BLOCK, all.as_ptr(), 0, 8),
+            ),
+            (
+                "pending signal",
+                call!(SYS_kill, std::process::id() as i32, libc::SIGUSR1),
+            ),
+            ("time stamp of the working directory", set_times(c".")),
+            ("time stamp of scratch", set_times(c"/tmp")),
+            ("pipe pages", take_all(large_pipe)),
+            ("descriptors", take_all(|| call!(SYS_dup, 0))),
+            ("memory", fill_memory()),
+        ]
+    }
+
+    fn large_pipe() -> Result<i64, Errno> {
+        let mut pipe = [0_i32; 2];
+        call!(SYS_pipe2, pipe.as_mut_ptr(), 0)?;
+        call!(SYS_fcntl, pipe[1], libc::F_SETPIPE_SZ, 1 << 20)
+    }
+
+    /// Until there is no more: how many.
+    fn take_all(one: impl Fn() -> Result<i64, Errno>) -> Result<i64, Errno> {
+        let taken = (0..100_000).take_while(|_| one().is_ok()).count();
+        if taken == 0 {
+            Err(Errno(libc::EMFILE))
+        } else {
+            Ok(taken as i64)
+        }
+    }
+
+    fn fresh_memory() -> Result<&'static mut [u8], Errno> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let start = call!(SYS_mmap, 0, MEMORY_BYTES, protection, flags, -1, 0)?;
+        let start = std::ptr::with_exposed_provenance_mut::<u8>(start as usize);
+        // SAFETY: the kernel has just mapped exactly these bytes, and nothing else knows of them.
+        Ok(unsafe { std::slice::from_raw_parts_mut(start, MEMORY_BYTES) })
+    }
+
+    fn fill_memory() -> Result<i64, Errno> {
+        fresh_memory()?.fill(0xA5);
+        Ok(0)
+    }
+
     fn errno(error: std::io::Error) -> Errno {
         Errno(error.raw_os_error().unwrap_or(0))
     }
@@ -175,6 +271,43 @@ mod platform {
         match result {
             Ok(_) => "left".to_owned(),
             Err(errno) => errno.name(),
+        }
+    }
+
+    /// One daemon is both the process and the socket. A variable is this process's own, like its name.
+    fn leave_others() -> [Place; 6] {
+        let daemon = leave_daemon();
+        let code = daemon.as_ref().map_or_else(|errno| errno.0, |_| 0);
+        let again = || if code == 0 { Ok(0) } else { Err(Errno(code)) };
+        // SAFETY: no other thread of this process reads or writes the environment.
+        unsafe { std::env::set_var("HEARTH_MARKER", MARKER) };
+        let terminal = c"/dev/tty".as_ptr();
+        let watch = call!(SYS_inotify_init1, 0).and_then(|watch| {
+            call!(
+                SYS_inotify_add_watch,
+                watch,
+                c"/function".as_ptr(),
+                libc::IN_ALL_EVENTS
+            )
+        });
+        [
+            ("process", daemon),
+            ("abstract socket", again()),
+            ("environment", Ok(0)),
+            (
+                "terminal",
+                call!(SYS_openat, libc::AT_FDCWD, terminal, libc::O_RDWR, 0),
+            ),
+            ("inotify watch", watch),
+            ("own session", leave_session()),
+        ]
+    }
+
+    /// A process that leads a group cannot begin a session; this one may be such a leader already, and leads one then.
+    fn leave_session() -> Result<i64, Errno> {
+        match call!(SYS_setsid) {
+            Err(Errno(libc::EPERM)) => call!(SYS_getsid, 0),
+            other => other,
         }
     }
 
@@ -218,7 +351,21 @@ mod platform {
                 .is_ok()
             }),
             ("abstract socket", finds_socket()),
+            ("terminal", std::fs::File::open("/dev/tty").is_ok()),
+            ("inotify watch", finds_watch()),
             ("process", finds_process()),
+            (
+                "memory",
+                fresh_memory().is_ok_and(|memory| memory.iter().any(|byte| *byte != 0)),
+            ),
+            (
+                "time stamp of scratch",
+                is_marked(std::path::Path::new("/tmp")),
+            ),
+            (
+                "time stamp of the working directory",
+                is_marked(std::path::Path::new(".")),
+            ),
         ]
         .into_iter()
         .map(|(place, found)| (place.to_owned(), Json::text(found_if(found))))
@@ -232,6 +379,20 @@ mod platform {
             .is_ok_and(|address| UnixStream::connect_addr(&address).is_ok())
     }
 
+    /// A watch shows in what the kernel tells of its descriptor, should one have been inherited.
+    fn finds_watch() -> bool {
+        crate::whoami::fd_names().iter().any(|fd| {
+            let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"));
+            told.is_ok_and(|told| told.contains("inotify wd:"))
+        })
+    }
+
+    fn is_marked(path: &std::path::Path) -> bool {
+        let changed = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+        let since = changed.map(|time| time.duration_since(std::time::UNIX_EPOCH));
+        since.is_ok_and(|since| since.is_ok_and(|since| since.as_secs() == 1))
+    }
+
     fn finds_process() -> bool {
         crate::whoami::processes()
             .into_iter()
@@ -240,6 +401,7 @@ mod platform {
 
     /// What has no marker but a value: to compare with that of a sandbox in which nothing was left.
     fn state() -> Vec<(String, Json)> {
+        let fds = crate::whoami::fd_names();
         let mut affinity = [0_u64; 16];
         let cores = call!(
             SYS_sched_getaffinity,
@@ -273,11 +435,53 @@ mod platform {
         ] {
             members.push((name.to_owned(), crate::whoami::lines(path)));
         }
+        members.push(("descriptors".to_owned(), Json::texts(fds)));
+        members.extend(more_state());
         for name in ["SigBlk", "SigIgn", "SigPnd", "ShdPnd"] {
             members.push((
                 name.to_owned(),
                 Json::text(crate::whoami::status_field(name)),
             ));
+        }
+        members
+    }
+
+    /// What [`change_more`] changes, as this process has it.
+    fn more_state() -> Vec<(String, Json)> {
+        let own = i64::from(std::process::id());
+        let is_own = |id: Result<i64, Errno>| id.map(|id| i64::from(id == own));
+        let mut left = [0_i64; 4];
+        let alarm = call!(SYS_getitimer, 0, left.as_mut_ptr());
+        let numbers = [
+            (
+                "timer slack",
+                call!(SYS_prctl, libc::PR_GET_TIMERSLACK, 0, 0, 0, 0),
+            ),
+            ("leads a session", is_own(call!(SYS_getsid, 0))),
+            ("leads a process group", is_own(call!(SYS_getpgid, 0))),
+            ("alarm", alarm.map(|_| left[2])),
+            ("pipe", large_pipe()),
+        ];
+        let mut members: Vec<(String, Json)> = numbers
+            .into_iter()
+            .map(|(name, value)| match value {
+                Ok(value) => (name.to_owned(), Json::Number(value)),
+                Err(errno) => (name.to_owned(), Json::text(errno.name())),
+            })
+            .collect();
+        members.push(("name".to_owned(), crate::whoami::lines("/proc/self/comm")));
+        members.push((
+            "timers".to_owned(),
+            crate::whoami::lines("/proc/self/timers"),
+        ));
+        for name in [
+            "/proc/net/unix",
+            "/proc/net/tcp",
+            "/proc/net/udp",
+            "/proc/net/arp",
+        ] {
+            let table = std::fs::read_to_string(name).unwrap_or_default();
+            members.push((name.to_owned(), Json::Number(table.lines().count() as i64)));
         }
         members
     }

@@ -34,7 +34,7 @@ fn variables() -> Json {
 }
 
 #[cfg(target_os = "linux")]
-pub(crate) use platform::{lines, processes, status_field};
+pub(crate) use platform::{fd_names, lines, processes, status_field};
 
 #[cfg(target_os = "linux")]
 mod platform {
@@ -220,6 +220,10 @@ mod platform {
                 Some((name, Json::text(target.display().to_string())))
             })
             .collect()
+    }
+
+    pub(crate) fn fd_names() -> Vec<String> {
+        fds().into_iter().map(|(name, _)| name).collect()
     }
 
     fn hostname() -> String {
