@@ -415,3 +415,6 @@ fn take_events(mut packet: &[u8], calls: &Calls) -> Result<(), ChannelError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
