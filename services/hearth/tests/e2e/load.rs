@@ -25,14 +25,18 @@ const WARM_UPS: usize = 5;
 /// 34.8 and 40.2 MB, without a trend. Of the long run's 10,000 invocations none may leave 420 bytes.
 const GROWTH_BYTES_MIN: u64 = 4 << 20;
 
-/// How many invocations this run makes.
-fn invocations() -> usize {
+/// Whether tests that have a long form take it.
+pub(crate) fn is_long_run() -> bool {
     #[expect(
         clippy::disallowed_methods,
         reason = "the length of a test is no configuration of Hearth"
     )]
-    let long = std::env::var(LONG_RUN_VARIABLE).is_ok_and(|value| value == "1");
-    if long { 10_000 } else { 1_000 }
+    std::env::var(LONG_RUN_VARIABLE).is_ok_and(|value| value == "1")
+}
+
+/// How many invocations this run makes.
+fn invocations() -> usize {
+    if is_long_run() { 10_000 } else { 1_000 }
 }
 
 /// Calls every example in turn, from as many kept connections, and counts what came back byte for byte.

@@ -8,7 +8,7 @@
 //! invariants what must hold after every attack                   victim     the hostile program, deployed
 //! ```
 //!
-//! The tests are in `bundled` (every function that ships), `isolation`, `violations`, `limits`,
+//! The tests are in `attacks` (by what they attack), `bundled` (every function that ships), `isolation`, `violations`, `limits`,
 //! `failures`, `reuse`, `errors`, `clients`, `hostfiles`, `deploys`, `bombs`, `doctor`, `life`
 //! (what is killed, and what then happens) and `load`. They need root; without it each says so and passes.
 
@@ -31,6 +31,8 @@ mod wait;
 #[cfg(test)]
 mod world;
 
+#[cfg(test)]
+mod attacks;
 #[cfg(test)]
 mod bombs;
 #[cfg(test)]

@@ -72,6 +72,12 @@ impl Package {
         self
     }
 
+    /// With another mode of the entry.
+    pub(crate) fn with_mode(mut self, mode: u32) -> Self {
+        self.files[0].1 = mode;
+        self
+    }
+
     pub(crate) fn tar(&self) -> Vec<u8> {
         let manifest = (
             "function.toml".to_owned(),

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The hostile program, deployed with tight limits, and what must hold after each of its attacks.
 
+use std::sync::{Mutex, PoisonError};
+
 use serde_json::Value;
 
 use crate::http::Answer;
@@ -24,10 +26,32 @@ max_instances = 4";
 /// How many invocations must succeed after an attack.
 const AFTERWARDS: usize = 20;
 
+/// As [`TIGHT`], with one sandbox: the next call meets what the last one left.
+pub(crate) const NARROW: &str = "\
+[limits]
+memory = \"64MiB\"
+pids = 16
+timeout = \"1s\"
+scratch = \"4MiB\"
+[scaling]
+max_instances = 1
+max_inflight = 1";
+
+/// In which sandbox the first attack runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sandbox {
+    /// One that nothing has run in.
+    Fresh,
+    /// One that has served calls.
+    Reused,
+}
+
 /// A deployed hostile program.
 pub(crate) struct Victim {
     pub(crate) instance: &'static Instance,
     pub(crate) name: String,
+    /// What the next attack must find.
+    sandbox: Mutex<Option<Sandbox>>,
     /// What `find-marker` says where nothing was left.
     pristine: Value,
     before: Before,
@@ -38,22 +62,56 @@ impl Victim {
         let instance = Instance::of_all();
         let name = format!("{test}-{}", kind.as_str());
         instance.deploy(&Package::hostile(&name, kind, manifest));
-        let call = |mode: &str| instance.invoke(&name, format!("{mode}\n").as_bytes());
-        assert_eq!(call("print ready").expect(200).text(), "ready\n", "{name}");
-        let pristine = wherever(call("find-marker").expect(200).json());
-        let before = Before::of(instance);
+        let pristine = look(instance, &name);
         Self {
             instance,
             name,
+            sandbox: Mutex::new(None),
             pristine,
-            before,
+            before: Before::of(instance),
         }
+    }
+
+    /// Runs `attack` on a victim with one sandbox, twice: when it has just been bound, and when it has served calls.
+    pub(crate) fn fresh_and_reused(test: &str, kind: Kind, manifest: &str, attack: impl Fn(&Self)) {
+        let instance = Instance::of_all();
+        let name = format!("{test}-{}", kind.as_str());
+        for sandbox in [Sandbox::Fresh, Sandbox::Reused] {
+            instance.deploy(&Package::hostile(&name, kind, manifest));
+            let pristine = look(instance, &name);
+            if sandbox == Sandbox::Fresh {
+                // Another revision begins without any sandbox.
+                let next = Package::hostile(&name, kind, manifest);
+                instance.deploy(&next.with_file("revision", 0o644, b"another"));
+            }
+            let victim = Self {
+                instance,
+                name: name.clone(),
+                sandbox: Mutex::new(Some(sandbox)),
+                pristine,
+                before: Before::of(instance),
+            };
+            attack(&victim);
+            assert_eq!(victim.expected(), None, "no attack");
+            victim.recovers();
+        }
+    }
+
+    fn expected(&self) -> Option<Sandbox> {
+        let mut sandbox = self.sandbox.lock().unwrap_or_else(PoisonError::into_inner);
+        sandbox.take()
     }
 
     /// One invocation in this mode.
     pub(crate) fn attack(&self, mode: &str) -> Answer {
-        self.instance
-            .invoke(&self.name, format!("{mode}\n").as_bytes())
+        let answer = self
+            .instance
+            .invoke(&self.name, format!("{mode}\n").as_bytes());
+        if let Some(sandbox) = self.expected() {
+            let warm = answer.header("hearth-start") == Some("warm");
+            assert_eq!(warm, sandbox == Sandbox::Reused, "{mode}: {sandbox:?}");
+        }
+        answer
     }
 
     pub(crate) fn receipt(&self, answer: &Answer) -> Value {
@@ -98,6 +156,13 @@ impl Victim {
         assert_eq!(found, self.pristine, "{}", self.name);
         self.before.assert_world_clean(self.instance);
     }
+}
+
+/// What a pristine function sees.
+fn look(instance: &Instance, name: &str) -> Value {
+    let call = |mode: &str| instance.invoke(name, mode.as_bytes()).expect(200);
+    assert_eq!(call("print ready\n").text(), "ready\n", "{name}");
+    wherever(call("find-marker\n").json())
 }
 
 /// What was found, without the core that it was found on: each shard's sandboxes have their own.
