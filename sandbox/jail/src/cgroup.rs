@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! v2       /sys/fs/cgroup/hearth-INSTANCE/ID                       limits, statistics, kill
+//! rootless /sys/fs/cgroup/…/hearth-INSTANCE/ID                     the same, below a delegated cgroup
 //! hybrid   …/memory|cpu|cpuacct|pids/hearth-INSTANCE/ID            limits, statistics
 //!          …/unified/hearth-INSTANCE/ID                            kill (the tree has no controllers)
 //! v1       as hybrid, without the last; a sandbox is killed through its PID 1
@@ -11,6 +12,7 @@
 //! A process enters its cgroups by CLONE_INTO_CGROUP (v2 tree) and by writing `0` to the `tasks` files that it inherits
 //! (v1). Nobody ever writes another process's id: that waits for an RCU grace period, 5 to 12 ms.
 
+mod delegation;
 mod files;
 mod hosts;
 
@@ -37,7 +39,8 @@ use nix::{
 
 use crate::failure::{Failure, at, io_at};
 
-pub(crate) use hosts::{CgroupError, Cgroups, find, roots};
+pub(crate) use delegation::settle;
+pub(crate) use hosts::{CgroupError, Cgroups, delegated, find, roots};
 
 /// Enforcement period of the CPU limit in microseconds: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;

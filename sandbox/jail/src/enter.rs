@@ -41,6 +41,7 @@ use nix::{
 use crate::{
     cgroup,
     failure::{Failure, at, broken},
+    ground::Ground,
     idmap::Ids,
     landlock, lsm,
     mounts::Scratch,
@@ -89,6 +90,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) base: &'a CStr,
     /// For a root that can be written: the user namespace that says whose the base's files are then.
     pub(crate) owners: Option<BorrowedFd<'a>>,
+    /// What the spawner stands on.
+    pub(crate) ground: Ground,
     /// The size of scratch until the sandbox is bound.
     pub(crate) scratch: Scratch,
     /// The v1 `tasks` files of its cgroups.
@@ -161,7 +164,7 @@ fn walls<W: Walls>(plan: &Plan<'_>) -> Result<Infallible, Failure> {
     // As the host's root, in a mount namespace that the host's user namespace owns: proc can be mounted even where the
     // host's own is masked, device nodes can be made, and nobody inside can undo any of it.
     let owners = plan.owners.map(|_| borrowed(numbers::OWNERS));
-    rootfs::enter::<W>(plan.base, &plan.scratch, owners)?;
+    rootfs::enter::<W>(plan.base, &plan.scratch, owners, plan.ground)?;
     // Needs the sandbox's own /dev/null: the host's would be a file of the host.
     silence_stdio()?;
     // Needs CAP_NET_ADMIN and CAP_SYS_ADMIN over namespaces that the user namespace to come does not own.

@@ -3,18 +3,19 @@
 //! `hearth doctor` prints it, and a start is refused with the part that is missing.
 
 mod kernel;
+mod ordinary;
 mod settings;
 mod trials;
 
 use std::{fs, io, path::Path};
 
 use nix::{errno::Errno, sched::CpuSet, unistd::geteuid};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::sys;
+use crate::{ground::Ground, sys};
 
 /// What one look at the host found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// What it is about.
     pub area: Area,
@@ -29,7 +30,7 @@ pub struct Finding {
 }
 
 /// What a [`Finding`] is about, in the order of a report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Area {
     /// The kernel itself.
@@ -68,7 +69,7 @@ impl Area {
 }
 
 /// What a [`Finding`] means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// As it should be.
@@ -80,13 +81,15 @@ pub enum Verdict {
 }
 
 /// Which promise can be kept here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// Every wall.
-    Full,
     /// Not every wall, and therefore no sandbox.
     Refused,
+    /// The walls that an ordinary user can build, out of one user namespace.
+    Rootless,
+    /// Every wall.
+    Full,
 }
 
 impl Level {
@@ -95,6 +98,7 @@ impl Level {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
+            Self::Rootless => "rootless",
             Self::Refused => "refused",
         }
     }
@@ -109,6 +113,8 @@ pub struct Survey {
     pub kernel: String,
     /// Whether this is inside a container.
     pub container: bool,
+    /// What the level lacks beside `full`.
+    pub lacking: Vec<String>,
     /// Ordered by area.
     pub findings: Vec<Finding>,
 }
@@ -146,32 +152,68 @@ fn list(missing: &[Finding]) -> String {
 pub fn survey() -> Survey {
     let user = User::current();
     let mut findings = vec![kernel::version(), who(user)];
-    findings.extend(capabilities(user));
-    findings.extend(trials::namespaces(user));
     findings.extend(trials::restrictions(user));
-    findings.extend(kernel::cgroups());
-    findings.extend(trials::file_systems(user));
+    match user {
+        User::Root => {
+            findings.extend(as_root());
+            findings.extend(kernel::cgroups());
+        }
+        User::Ordinary => {
+            findings.extend(ordinary::within(as_root));
+            findings.push(ordinary::cgroup());
+        }
+    }
     findings.extend(kernel::security_modules());
     findings.extend(kernel::seccomp());
     findings.extend(settings::risky());
     findings.sort_by_key(|finding| finding.area);
-    let refused = findings
-        .iter()
-        .any(|finding| finding.verdict == Verdict::Missing);
+    let ground = match user {
+        // Where that cannot be read, the better is not assumed.
+        User::Root => Ground::current().unwrap_or(Ground::UserNamespace),
+        User::Ordinary => Ground::UserNamespace,
+    };
+    let missing = |finding: &Finding| finding.verdict == Verdict::Missing;
+    let level = match ground {
+        _ if findings.iter().any(missing) => Level::Refused,
+        Ground::Host => Level::Full,
+        Ground::UserNamespace => Level::Rootless,
+    };
     Survey {
-        level: if refused { Level::Refused } else { Level::Full },
+        level,
         kernel: kernel::release(),
         container: in_container(),
+        lacking: ground.lacking().iter().map(|&text| text.into()).collect(),
         findings,
     }
 }
 
+/// What takes the capabilities of a user namespace's root.
+fn as_root() -> Vec<Finding> {
+    let mut findings = capabilities();
+    findings.extend(trials::namespaces());
+    findings.extend(trials::file_systems());
+    findings
+}
+
+/// Refuses a host that reaches less than `least`.
+///
 /// # Errors
 /// [`Refusal`] with everything that is missing, not only the first.
-pub fn check() -> Result<(), Refusal> {
-    let missing: Vec<_> = survey().missing().cloned().collect();
+pub fn check(least: Level) -> Result<Level, Refusal> {
+    let survey = survey();
+    let mut missing: Vec<_> = survey.missing().cloned().collect();
+    if missing.is_empty() && survey.level < least {
+        let level = survey.level.as_str();
+        missing.push(
+            Finding::new(Area::Privilege, "isolation level")
+                .missing(format!("{level}, and {} is asked for", least.as_str()))
+                .fix(format!(
+                    "start it as root of the host, or with --min-isolation {level}"
+                )),
+        );
+    }
     if missing.is_empty() {
-        Ok(())
+        Ok(survey.level)
     } else {
         Err(Refusal { missing })
     }
@@ -240,15 +282,12 @@ fn who(user: User) -> Finding {
         return finding.given("root");
     }
     finding
-        .missing("not root: it takes root to build the walls around a function")
-        .fix("type `sudo` before the command")
+        .advice("an ordinary user: rootless is the most that can be reached")
+        .fix("type `sudo` before the command for every wall")
 }
 
-/// One finding per capability; of an ordinary user none, because root brings them all.
-fn capabilities(user: User) -> Vec<Finding> {
-    if user == User::Ordinary {
-        return Vec::new();
-    }
+/// One finding per capability.
+fn capabilities() -> Vec<Finding> {
     let held = sys::privilege::capabilities().map_or(0, |sets| sets.effective);
     let finding_of = |(number, name, purpose): &(u32, &str, &str)| {
         let finding = Finding::new(Area::Privilege, format!("CAP_{name}"));

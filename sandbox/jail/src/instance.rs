@@ -26,6 +26,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 
+pub(crate) use ids::BLOCK_IDS;
 pub use ids::{IdBlock, IdClaim};
 pub use sweep::{Swept, sweep};
 

@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     cgroup::{self, SandboxCgroup},
     failure::{Failure, at, io_at},
+    ground::Ground,
     landlock, lsm, namespace, privilege, seccomp, sys,
 };
 
@@ -67,6 +68,12 @@ pub(crate) fn report(
     };
     let mut report = IsolationReport {
         level: String::new(),
+        lacking: expected
+            .ground
+            .lacking()
+            .iter()
+            .map(|&text| text.into())
+            .collect(),
         walls: Vec::new(),
         namespaces: namespaces(init)?,
         uid_map: map("uid_map")?,
@@ -85,7 +92,12 @@ pub(crate) fn report(
     };
     report.walls = walls::walls(&report, expected);
     let whole = report.walls.iter().all(|wall| wall.holds);
-    report.level = if whole { "full" } else { "broken" }.to_owned();
+    report.level = match (whole, expected.ground) {
+        (false, _) => "broken",
+        (true, Ground::Host) => "full",
+        (true, Ground::UserNamespace) => "rootless",
+    }
+    .to_owned();
     Ok(report)
 }
 

@@ -23,6 +23,7 @@ pub mod gateway_jail;
 pub mod host;
 pub mod init;
 pub mod instance;
+pub mod rootless;
 pub mod spawner;
 pub mod walls;
 
@@ -36,6 +37,7 @@ mod verify;
 mod cgroup;
 mod clock;
 mod failure;
+mod ground;
 mod idmap;
 pub mod landlock;
 mod layers;

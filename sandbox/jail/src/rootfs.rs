@@ -17,13 +17,15 @@ use std::{
 };
 
 use nix::{
+    fcntl::{OFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
-    sys::stat::{Mode, SFlag, makedev, mknod, umask},
+    sys::stat::{Mode, SFlag, fstat, makedev, mknod, umask},
     unistd::{chdir, pivot_root, symlinkat},
 };
 
 use crate::{
-    failure::{Failure, at},
+    failure::{Failure, at, broken},
+    ground::Ground,
     layers,
     mounts::Scratch,
     sys,
@@ -38,12 +40,13 @@ pub(crate) fn enter<W: Walls>(
     base: &CStr,
     scratch: &Scratch,
     owners: Option<BorrowedFd<'_>>,
+    ground: Ground,
 ) -> Result<(), Failure> {
     let part = mount_base::<W>(base, scratch, owners)?;
     // Again: the mount lies over the directory that was entered to make it.
     chdir(base).map_err(at("enter the base tree"))?;
     mount_proc()?;
-    fill_dev()?;
+    fill_dev(ground)?;
     match part {
         None => mount_scratch(scratch)?,
         Some(part) => {
@@ -103,13 +106,13 @@ fn mount_proc() -> Result<(), Failure> {
     .map_err(at("mount proc"))
 }
 
-/// Name, major, minor (Documentation/admin-guide/devices.txt of the kernel).
-const DEVICES: [(&str, u64, u64); 5] = [
-    ("dev/null", 1, 3),
-    ("dev/zero", 1, 5),
-    ("dev/full", 1, 7),
-    ("dev/random", 1, 8),
-    ("dev/urandom", 1, 9),
+/// The host's path, major, minor (Documentation/admin-guide/devices.txt of the kernel).
+const DEVICES: [(&CStr, u64, u64); 5] = [
+    (c"/dev/null", 1, 3),
+    (c"/dev/zero", 1, 5),
+    (c"/dev/full", 1, 7),
+    (c"/dev/random", 1, 8),
+    (c"/dev/urandom", 1, 9),
 ];
 
 const LINKS: [(&str, &str); 5] = [
@@ -121,17 +124,20 @@ const LINKS: [(&str, &str); 5] = [
 ];
 
 /// A tmpfs of the sandbox's own: a lock taken on `/dev/null` is not seen by another tenant. The one mount without
-/// `nodev`, read-only once it is filled.
-fn fill_dev() -> Result<(), Failure> {
+/// `nodev`, read-only once it is filled. Only the host's root can make a device: in a user namespace the host's own are
+/// mounted, each over an empty file, and share their locks.
+fn fill_dev(ground: Ground) -> Result<(), Failure> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     // Ten entries and the root directory; nothing in it has content, links of this length live in their inodes.
     let options = Some("mode=0755,size=4k,nr_inodes=16");
     mount(Some("dev"), "dev", Some("tmpfs"), flags, options).map_err(at("mount /dev"))?;
     let before = umask(Mode::empty());
-    for (path, major, minor) in DEVICES {
-        let everyone = Mode::from_bits_truncate(0o666);
-        mknod(path, SFlag::S_IFCHR, everyone, makedev(major, minor))
-            .map_err(at("make a device node"))?;
+    for (host_path, major, minor) in DEVICES {
+        let device = makedev(major, minor);
+        match ground {
+            Ground::Host => make_device(host_path, device)?,
+            Ground::UserNamespace => mount_device(host_path, device)?,
+        }
     }
     umask(before);
     for (target, path) in LINKS {
@@ -140,6 +146,33 @@ fn fill_dev() -> Result<(), Failure> {
     let sealed = flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     mount(None::<&str>, "dev", None::<&str>, sealed, None::<&str>)
         .map_err(at("make /dev read-only"))
+}
+
+/// The same path below the working directory, which is the base tree.
+fn below_base(host_path: &CStr) -> &CStr {
+    let bytes = host_path.to_bytes_with_nul();
+    CStr::from_bytes_with_nul(bytes.strip_prefix(b"/").unwrap_or(bytes)).unwrap_or(host_path)
+}
+
+fn make_device(host_path: &CStr, device: libc::dev_t) -> Result<(), Failure> {
+    let everyone = Mode::from_bits_truncate(0o666);
+    mknod(below_base(host_path), SFlag::S_IFCHR, everyone, device).map_err(at("make a device node"))
+}
+
+fn mount_device(host_path: &CStr, device: libc::dev_t) -> Result<(), Failure> {
+    let copy = sys::mount::copy_of(host_path).map_err(at("copy a device's mount"))?;
+    // Of what was copied, not of the path: whatever lies there, only the very device comes in.
+    let found = fstat(&copy).map_err(at("look at a device"))?;
+    let is_character = found.st_mode & libc::S_IFMT == libc::S_IFCHR;
+    if !is_character || found.st_rdev != device {
+        return Err(broken("find the host's devices"));
+    }
+    let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    sys::mount::restrict(&copy, attributes).map_err(at("make a device's mount read-only"))?;
+    let place = below_base(host_path);
+    let new = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    drop(open(place, new, Mode::empty()).map_err(at("make a device's place"))?);
+    sys::mount::attach(&copy, place).map_err(at("mount a device"))
 }
 
 fn mount_scratch(scratch: &Scratch) -> Result<(), Failure> {

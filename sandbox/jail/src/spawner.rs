@@ -42,7 +42,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hearth_protocol::spawner::{Event, Host, Level};
+use hearth_protocol::spawner::{Event, Host};
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
@@ -60,6 +60,7 @@ use nix::{
 use crate::{
     bases::{self, BaseError},
     cgroup::{CgroupError, Cgroups},
+    ground::Ground,
     instance::IdBlock,
     landlock,
     lsm::AppArmor,
@@ -206,6 +207,7 @@ fn run_building(
 
 /// Everything that a sandbox is made from; fixed for the spawner's life.
 struct Parts {
+    ground: Ground,
     bases: PathBuf,
     home: Home,
     /// Where network namespaces can be made ahead.
@@ -271,7 +273,7 @@ impl Spawner {
 
     fn host(&self, config: &SpawnerConfig) -> Result<Host, SpawnerError> {
         Ok(Host {
-            level: Level::Full,
+            level: self.parts.ground.level(),
             cgroup: self.parts.cgroups.layout(),
             memory_peak_resets: self.parts.cgroups.peak_resets(),
             landlock_abi: landlock::abi(),
@@ -290,6 +292,7 @@ impl Parts {
                 possible,
             });
         }
+        let ground = Ground::current().map_err(|failure| at("read the id map")(failure.errno))?;
         // Before any mount is touched: nothing that happens here is seen by the host, and all of it is gone when the
         // spawner and its sandboxes are. A sandbox's namespace is a copy of this one, so it begins private.
         unshare(CloneFlags::CLONE_NEWNS).map_err(at("unshare the mount namespace"))?;
@@ -308,6 +311,7 @@ impl Parts {
             resident.push(argument(text)?);
         }
         Ok(Self {
+            ground,
             bases: config.data_dir.join("bases"),
             home,
             host_network: HostNetwork::open()

@@ -8,8 +8,12 @@ use serde::{Deserialize, Serialize};
 /// One sandbox as the kernel sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IsolationReport {
-    /// `full` where every wall below is as it must be, else `broken`: the sandbox is then being destroyed.
+    /// Where every wall below is as it must be, `full`, or `rootless` on the ground of an ordinary user; else `broken`: the
+    /// sandbox is then being destroyed.
     pub level: String,
+    /// What this level lacks beside `full`, in sentences; empty where it is that.
+    #[serde(default)]
+    pub lacking: Vec<String>,
     /// Every wall by name, with what was read and whether it holds.
     pub walls: Vec<WallReading>,
     /// By name (`user`, `pid`, …): this sandbox's inode and the host's (namespaces(7)).

@@ -410,6 +410,8 @@ pub struct Host {
 pub enum Level {
     /// Every wall of the design, as root.
     Full,
+    /// The walls that an ordinary user can build; what they lack is named in the isolation report.
+    Rootless,
 }
 
 /// How the cgroup files are laid out.

@@ -281,6 +281,7 @@ impl Metrics {
         self.isolation_level.reset();
         let level = match level {
             Level::Full => "full",
+            Level::Rootless => "rootless",
         };
         self.isolation_level.with_label_values(&[level]).set(1);
     }

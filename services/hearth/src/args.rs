@@ -130,7 +130,7 @@ pub(crate) struct Server {
     #[arg(long, value_name = "URL", help = format!("Where the server is [default: {URL_DEFAULT}] [env: HEARTH_URL]"))]
     pub(crate) url: Option<String>,
     /// Where the key file is, without HEARTH_KEY
-    #[arg(long, value_name = "DIR", help = format!("The server's data directory, for its key file, unless HEARTH_KEY is set [default: {DATA_DIR_DEFAULT}] [env: HEARTH_DATA_DIR]"))]
+    #[arg(long, value_name = "DIR", help = format!("The server's data directory, for its key file, unless HEARTH_KEY is set [default: {DATA_DIR_DEFAULT} as root, else hearth in $XDG_DATA_HOME or ~/.local/share] [env: HEARTH_DATA_DIR]"))]
     pub(crate) data_dir: Option<PathBuf>,
 }
 

@@ -12,7 +12,7 @@ use ureq::http::Response;
 use ureq::{Agent, AsSendBody, Body};
 
 use crate::args::Server;
-use crate::config::{DATA_DIR_DEFAULT, Environment, URL_DEFAULT};
+use crate::config::{Environment, URL_DEFAULT, default_data_dir};
 use crate::exit::{Code, Failure};
 
 /// The file in the data directory that holds the management key.
@@ -76,7 +76,7 @@ impl Client {
         let url = server.url.as_deref().or(environment.get("HEARTH_URL"));
         let data_dir = server.data_dir.clone();
         let data_dir = data_dir.or_else(|| environment.get("HEARTH_DATA_DIR").map(PathBuf::from));
-        let data_dir = data_dir.unwrap_or_else(|| PathBuf::from(DATA_DIR_DEFAULT));
+        let data_dir = data_dir.unwrap_or_else(|| default_data_dir(environment));
         let key = match environment.get("HEARTH_KEY") {
             Some(key) => Key::Known(key.to_owned()),
             None => read_key(&data_dir),

@@ -13,6 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hearth_jail::host::Level;
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 mod environment;
@@ -22,7 +24,7 @@ mod value;
 pub(crate) use environment::{Caller, Environment};
 pub(crate) use settings::{Flags, Setting};
 
-/// Where a root's instance keeps everything.
+/// Where root's instance keeps everything; another user's: [`default_data_dir`].
 pub(crate) const DATA_DIR_DEFAULT: &str = "/var/lib/hearth";
 
 /// Loopback: reachable from this machine only, until the operator says otherwise.
@@ -81,8 +83,8 @@ pub(crate) const SETTINGS: [Setting; 13] = [
     Setting {
         key: "data_dir",
         value: "DIR",
-        help: "Where functions, state and the management key are kept",
-        default: DATA_DIR_DEFAULT,
+        help: "Where functions, state and the management key are kept; auto is /var/lib/hearth as root, else hearth in $XDG_DATA_HOME or ~/.local/share",
+        default: "auto",
     },
     Setting {
         key: "insecure",
@@ -141,8 +143,8 @@ pub(crate) const SETTINGS: [Setting; 13] = [
     Setting {
         key: "min_isolation",
         value: "LEVEL",
-        help: "Refuse to start below this level of isolation: full",
-        default: "full",
+        help: "Refuse to start below this level of isolation: full, rootless, or auto: full as root, else rootless",
+        default: "auto",
     },
     Setting {
         key: "log_format",
@@ -175,6 +177,8 @@ pub(crate) struct Config {
     pub(crate) queue_wait_max: Duration,
     /// How long running ones may take after SIGTERM.
     pub(crate) drain_max: Duration,
+    /// The lowest isolation level that is good enough.
+    pub(crate) least_level: Level,
     /// What is logged, and how.
     pub(crate) log: Logging,
 }
@@ -263,13 +267,20 @@ impl Config {
             ));
         }
         let data_dir = layers
-            .parse("data_dir", "a path", |text| std::path::absolute(text).ok())
-            .unwrap_or_default();
-        layers.parse(
-            "min_isolation",
-            "full, the only level there is yet",
-            |text| (text == "full").then_some(()),
-        );
+            .parse("data_dir", "a path", |text| Some(PathBuf::from(text)))
+            .filter(|path| path != Path::new("auto"))
+            .unwrap_or_else(|| default_data_dir(layers.environment));
+        let data_dir = std::path::absolute(data_dir).unwrap_or_default();
+        let expected = "full, rootless or auto";
+        let least_level = layers.parse("min_isolation", expected, |text| match text {
+            "full" => Some(Level::Full),
+            "rootless" => Some(Level::Rootless),
+            "auto" if geteuid().is_root() => Some(Level::Full),
+            "auto" => Some(Level::Rootless),
+            _ => None,
+        });
+        // Where there is a problem, the stricter.
+        let least_level = least_level.unwrap_or(Level::Full);
         let format = layers
             .parse("log_format", "auto, text or json", |text| match text {
                 "auto" => Some(LogFormat::Auto),
@@ -286,6 +297,7 @@ impl Config {
             connections_max: layers.count("max_connections", CONNECTIONS_MAX),
             sandboxes_max: layers.count("max_sandboxes", SANDBOXES_MAX),
             skeletons: skeletons(layers),
+            least_level,
             queue_len_max: layers.count("queue_len", QUEUE_LEN_MAX),
             queue_wait_max: layers.duration("queue_wait", WAIT_MAX),
             drain_max: layers.duration("drain_timeout", WAIT_MAX),
@@ -298,6 +310,19 @@ impl Config {
                     .to_owned(),
             },
         }
+    }
+}
+
+/// Root's, or that of the XDG Base Directory Specification; where not even a home is known, root's, which is then refused
+/// with its reason.
+pub(crate) fn default_data_dir(environment: &Environment) -> PathBuf {
+    let data_home = environment.get("XDG_DATA_HOME").map(PathBuf::from);
+    let home = environment
+        .get("HOME")
+        .map(|home| Path::new(home).join(".local/share"));
+    match data_home.or(home) {
+        Some(data) if !geteuid().is_root() => data.join("hearth"),
+        _ => PathBuf::from(DATA_DIR_DEFAULT),
     }
 }
 
@@ -413,8 +438,13 @@ mod tests {
     }
 
     #[test]
-    fn no_flag_or_variable_lowers_the_isolation_level() {
-        assert!(load(&[("min_isolation", "none")], &[]).is_err());
-        assert!(load(&[], &[("HEARTH_MIN_ISOLATION", "rootless")]).is_err());
+    fn no_flag_or_variable_lowers_the_isolation_level_below_what_a_user_can_reach() {
+        for level in ["none", "refused", "broken", ""] {
+            assert!(load(&[("min_isolation", level)], &[]).is_err(), "{level}");
+        }
+        let rootless = load(&[], &[("HEARTH_MIN_ISOLATION", "rootless")]).unwrap();
+        assert_eq!(rootless.least_level, Level::Rootless);
+        let default = load(&[], &[]).unwrap().least_level;
+        assert_eq!(default == Level::Full, geteuid().is_root());
     }
 }

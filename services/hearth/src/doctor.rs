@@ -20,7 +20,7 @@ pub(crate) fn doctor(arguments: &Doctor) -> Result<(), Failure> {
         print(&survey);
     }
     match survey.level {
-        Level::Full => Ok(()),
+        Level::Full | Level::Rootless => Ok(()),
         Level::Refused if Uid::effective().is_root() => {
             Err(Failure::of(Code::CannotStart, "").already_told())
         }
@@ -36,6 +36,10 @@ fn print(survey: &Survey) {
     let level = survey.level.as_str();
     terminal::line(&match survey.level {
         Level::Full => format!("\nisolation level: {level}. Every wall can be built here."),
+        Level::Rootless => format!(
+            "\nisolation level: {level}. Every wall can be built here, but:\n  {}",
+            survey.lacking.join("\n  ")
+        ),
         Level::Refused => {
             format!("\nisolation level: {level}. No sandbox is made while a wall is missing.")
         }

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use hearth_jail::instance::{self, DataDir};
-use hearth_jail::{bases, host, trees};
+use hearth_jail::{bases, host, rootless, trees};
 use hearth_protocol::{NameProblem, SmallName, TreeId};
 use nix::errno::Errno;
 use tracing::info;
@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::exit::{Code, Failure};
 use crate::images::{self, ImageError};
 use crate::roles::{GatewayStart, SpawnerStart};
-use crate::terminal;
+use crate::{serve, terminal};
 
 mod children;
 mod files;
@@ -47,6 +47,9 @@ pub(crate) enum MonitorError {
     /// The host or the user lacks something.
     #[error(transparent)]
     Host(#[from] host::Refusal),
+    /// The user namespace of an ordinary user.
+    #[error(transparent)]
+    Rootless(#[from] rootless::RootlessError),
     /// The data directory or the host ids.
     #[error(transparent)]
     Instance(#[from] instance::InstanceError),
@@ -97,6 +100,9 @@ impl MonitorError {
                         text.push_str(&format!("\n    fix: {fix}"));
                     }
                 }
+                if rootless::is_needed() {
+                    return Failure::of(Code::NotAllowed, text).with_fix(serve::as_root());
+                }
                 Failure::of(Code::CannotStart, text)
             }
             Self::Listen(error) if error.source == Errno::EADDRINUSE => {
@@ -114,9 +120,9 @@ impl MonitorError {
     }
 }
 
-/// Refuses a host that cannot give every wall.
-pub(crate) fn check_host() -> Result<(), Failure> {
-    host::check()
+/// Refuses a host that cannot give every wall of the level that is asked for.
+pub(crate) fn check_host(least: host::Level) -> Result<(), Failure> {
+    host::check(least)
         .map(drop)
         .map_err(|error| MonitorError::Host(error).into_failure())
 }
@@ -148,6 +154,10 @@ pub(crate) fn run(config: &Config) -> Result<(), MonitorError> {
     files::raise(config)?;
     let data_dir = DataDir::open(&config.data_dir)?;
     check_parents(data_dir.path())?;
+    if rootless::is_needed() {
+        // After the data directory was looked at: who owns the directories above it cannot be seen from inside.
+        rootless::enter()?;
+    }
     let ids = data_dir.claim_ids()?;
     // Before listening: what a killed run left would count against this one's limits.
     let swept = data_dir.sweep()?;

@@ -10,11 +10,11 @@ use crate::config::{Config, Environment, Flags};
 use crate::exit::{Code, Failure};
 use crate::folder::Builder;
 use crate::instance::Instance;
-use crate::serve::require_root;
+use crate::serve::make_room;
 
 /// Builds, deploys to a temporary instance, invokes, and removes everything.
 pub(crate) fn run(arguments: &Run, environment: &Environment) -> Result<(), Failure> {
-    require_root()?;
+    make_room();
     let builder = Builder::new(environment);
     let folder = commands::open(&arguments.dir)?;
     if !arguments.no_build {

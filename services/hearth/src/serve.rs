@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `hearth serve`, up to the point where the monitor takes over.
 
+use hearth_jail::host::Level;
+use hearth_jail::rootless;
 use nix::sys::signal::Signal;
 
 use crate::args::Serve;
@@ -12,10 +14,10 @@ use crate::{logging, monitor, terminal};
 pub(crate) fn serve(arguments: &Serve, environment: &Environment) -> Result<(), Failure> {
     let settings = &arguments.settings;
     let config = Config::load(&settings.flags, settings.config.as_deref(), environment)?;
-    require_root()?;
+    allow(config.least_level)?;
     close_inherited();
     logging::start(&config.log);
-    monitor::check_host()?;
+    monitor::check_host(config.least_level)?;
     if arguments.check {
         terminal::line("the configuration and this host are fine");
         return Ok(());
@@ -45,17 +47,30 @@ fn close_inherited() {
     }
 }
 
-/// Refuses an ordinary user with the very command that works.
-pub(crate) fn require_root() -> Result<(), Failure> {
-    if nix::unistd::Uid::effective().is_root() {
+/// For a command that starts a server as its child: without root both are in one cgroup, which the server is to divide.
+pub(crate) fn make_room() {
+    if rootless::is_needed() {
+        // Where that fails, the server says what is missing, with the remedy.
+        rootless::make_room().ok();
+    }
+}
+
+/// Refuses an ordinary user who asks for every wall, with the very command that works.
+pub(crate) fn allow(least: Level) -> Result<(), Failure> {
+    if least < Level::Full || nix::unistd::Uid::effective().is_root() {
         return Ok(());
     }
-    let words: Vec<String> = std::env::args().map(|word| quoted(&word)).collect();
     Err(Failure::of(
         Code::NotAllowed,
         "sandboxes with all their walls need root, and this user is not",
     )
-    .with_fix(format!("sudo {}", words.join(" "))))
+    .with_fix(as_root()))
+}
+
+/// The very command, for root.
+pub(crate) fn as_root() -> String {
+    let words: Vec<String> = std::env::args().map(|word| quoted(&word)).collect();
+    format!("sudo {}", words.join(" "))
 }
 
 /// Lets the kernel end this process when its parent ends, and ends it now where that has happened already.

@@ -20,7 +20,7 @@ use crate::folder::{Builder, Folder, MANIFEST};
 use crate::instance::Instance;
 use crate::monitor::READY;
 use crate::monitor::signals::{self, Notice};
-use crate::serve::{quoted, require_root};
+use crate::serve::{allow, make_room, quoted};
 use crate::terminal;
 
 mod watch;
@@ -53,7 +53,8 @@ struct Deployer {
 pub(crate) fn up(arguments: &Up, environment: &Environment) -> Result<(), Failure> {
     let settings = &arguments.settings;
     let config = Config::load(&settings.flags, settings.config.as_deref(), environment)?;
-    require_root()?;
+    allow(config.least_level)?;
+    make_room();
     let folders = function_folders(&arguments.dir)?;
     // Before the first child and the first thread, which inherit the mask.
     let signals = signals::block().map_err(|error| Failure::new(Code::CannotStart, &error))?;

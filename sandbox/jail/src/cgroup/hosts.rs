@@ -14,8 +14,14 @@ use cgroups_rs::{
 };
 use hearth_protocol::spawner::{CgroupLayout, SandboxId};
 
-use super::SandboxCgroup;
-use crate::failure::{Failure, io_at};
+use super::{
+    SandboxCgroup,
+    delegation::{self, Delegated},
+};
+use crate::{
+    failure::{Failure, io_at},
+    ground::Ground,
+};
 
 /// Why an instance has no cgroups.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +32,15 @@ pub enum CgroupError {
         /// Which.
         controller: &'static str,
     },
+    /// An ordinary user has none of its own.
+    #[error("cannot find a cgroup (v2) that was delegated to this user: {problem}")]
+    NotDelegated {
+        /// What is wrong with the nearest.
+        problem: String,
+    },
+    /// An ordinary user on a host with v1 hierarchies.
+    #[error("cannot divide this host's cgroups: only root can divide v1 hierarchies")]
+    OnlyRoot,
     /// The instance's directory cannot be made.
     #[error("cannot make the cgroup {}", path.display())]
     Make {
@@ -58,7 +73,13 @@ struct Hierarchies {
 impl Hierarchies {
     fn find() -> Result<Self, CgroupError> {
         if hierarchies::is_cgroup2_unified_mode() {
-            let root = PathBuf::from(UNIFIED_MOUNTPOINT);
+            let ground = Ground::current().map_err(|failure| CgroupError::NotDelegated {
+                problem: failure.to_string(),
+            })?;
+            let root = match ground {
+                Ground::Host => PathBuf::from(UNIFIED_MOUNTPOINT),
+                Ground::UserNamespace => delegation::find()?.into_path(),
+            };
             return Ok(Self {
                 layout: CgroupLayout::V2,
                 memory: root.clone(),
@@ -67,6 +88,9 @@ impl Hierarchies {
                 pids: root.clone(),
                 unified: Some(root),
             });
+        }
+        if Ground::current().is_ok_and(|ground| ground == Ground::UserNamespace) {
+            return Err(CgroupError::OnlyRoot);
         }
         let v1 = V1::new();
         let of = |controller: Controllers, name| {
@@ -111,6 +135,15 @@ fn unified_mount() -> Option<PathBuf> {
 /// Whether every hierarchy that is needed is mounted.
 pub(crate) fn find() -> Result<CgroupLayout, CgroupError> {
     Hierarchies::find().map(|found| found.layout)
+}
+
+/// What an ordinary user's instance would divide.
+pub(crate) fn delegated() -> Result<PathBuf, CgroupError> {
+    if hierarchies::is_cgroup2_unified_mode() {
+        delegation::find().map(Delegated::into_path)
+    } else {
+        Err(CgroupError::OnlyRoot)
+    }
 }
 
 /// Where the hierarchies in use are mounted; none where one is missing.

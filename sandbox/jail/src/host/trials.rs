@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Each of the eight namespaces, by making one.
-pub(super) fn namespaces(user: User) -> Vec<Finding> {
+pub(super) fn namespaces() -> Vec<Finding> {
     let flags = [
         CloneFlags::CLONE_NEWUSER,
         CloneFlags::CLONE_NEWPID,
@@ -34,9 +34,7 @@ pub(super) fn namespaces(user: User) -> Vec<Finding> {
         CLONE_NEWTIME,
     ];
     let tried = namespace::NAMES.iter().zip(flags);
-    // Of an ordinary user only the user namespace says something about the host: the others take root.
     tried
-        .filter(|(_, flag)| user == User::Root || *flag == CloneFlags::CLONE_NEWUSER)
         .map(|(name, flag)| {
             let finding = Finding::new(Area::Namespaces, format!("{name} namespace"));
             match in_child(|| unshare(flag)) {
@@ -112,10 +110,7 @@ fn remedy(flag: CloneFlags, errno: Errno) -> String {
 }
 
 /// The new mount API, and the file systems that a sandbox is made of or may ask for.
-pub(super) fn file_systems(user: User) -> Vec<Finding> {
-    if user == User::Ordinary {
-        return Vec::new();
-    }
+pub(super) fn file_systems() -> Vec<Finding> {
     let tmpfs = Finding::new(Area::Files, "tmpfs by fsopen(2)");
     let tmpfs = match try_mount(c"tmpfs") {
         Ok(()) => tmpfs.given("can be made"),
@@ -126,7 +121,8 @@ pub(super) fn file_systems(user: User) -> Vec<Finding> {
     let proc = Finding::new(Area::Files, "a new proc");
     let proc = match in_child(|| {
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
-        sys::mount::new_filesystem(c"proc", &[], 0).map(drop)
+        // The next child is the first that is in the new pid namespace, whose proc it is to be.
+        in_child(|| sys::mount::new_filesystem(c"proc", &[], 0).map(drop))
     }) {
         Ok(()) => proc.given("can be made"),
         Err(errno) => proc

@@ -18,7 +18,7 @@ use nix::unistd::{Gid, Uid};
 use super::{InstanceError, at};
 
 /// Ids in one block: the gateway's, one that stays unused so that pairs begin even, and 4,095 pairs for sandboxes.
-const BLOCK_IDS: u32 = 8192;
+pub(crate) const BLOCK_IDS: u32 = 8192;
 
 /// Blocks lie above systemd's container range (it ends at 0x6fffffff) and below 2^31, where some programs take an id
 /// for negative: systemd's documentation calls this range unused.
@@ -70,13 +70,18 @@ pub struct IdClaim {
 
 /// Claims the preferred block, or the first free one from where the instance's id points.
 pub(super) fn claim(instance: &str, preferred: Option<u32>) -> Result<IdClaim, InstanceError> {
-    let taken = taken()?;
-    let start = u32::from_str_radix(instance, 16).unwrap_or(0) % RANGE_BLOCKS;
-    let searched =
-        (0..TRIES_MAX).map(|step| RANGE_FIRST + (start + step) % RANGE_BLOCKS * BLOCK_IDS);
+    let range = Range::here()?;
+    let taken = match range.outside {
+        None => taken()?,
+        // Who else has ids of this range has made a range of its own from the same line of /etc/subuid.
+        Some(_) => Vec::new(),
+    };
+    let start = u32::from_str_radix(instance, 16).unwrap_or(0) % range.blocks;
+    let searched = (0..TRIES_MAX.min(range.blocks))
+        .map(|step| range.first + (start + step) % range.blocks * BLOCK_IDS);
     let in_range = |first: &u32| {
-        let offset = first.checked_sub(RANGE_FIRST);
-        offset.is_some_and(|offset| offset % BLOCK_IDS == 0 && offset / BLOCK_IDS < RANGE_BLOCKS)
+        let offset = first.checked_sub(range.first);
+        offset.is_some_and(|offset| offset % BLOCK_IDS == 0 && offset / BLOCK_IDS < range.blocks)
     };
     let mut problem = String::from("every block that was tried is held by another instance");
     for first in preferred.into_iter().filter(in_range).chain(searched) {
@@ -84,7 +89,7 @@ pub(super) fn claim(instance: &str, preferred: Option<u32>) -> Result<IdClaim, I
             problem = format!("{} names {first} to {}", owner.file, first + BLOCK_IDS - 1);
             continue;
         }
-        if let Some(name) = hold(first)? {
+        if let Some(name) = hold(range.on_host(first))? {
             let block = IdBlock {
                 first,
                 count: BLOCK_IDS,
@@ -97,6 +102,62 @@ pub(super) fn claim(instance: &str, preferred: Option<u32>) -> Result<IdClaim, I
         count: BLOCK_IDS,
         problem,
     })
+}
+
+/// Where blocks may lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Range {
+    first: u32,
+    blocks: u32,
+    /// What the first is on the host, where that is another number: in the user namespace of an ordinary user.
+    outside: Option<u32>,
+}
+
+impl Range {
+    fn here() -> Result<Self, InstanceError> {
+        let read = |file: &str| fs::read_to_string(file).map_err(at("read", Path::new(file)));
+        let (users, groups) = (read("/proc/self/uid_map")?, read("/proc/self/gid_map")?);
+        Self::of(&users, &groups).ok_or_else(|| InstanceError::NoIds {
+            count: BLOCK_IDS,
+            problem: "this user namespace maps too few; give the user a line of 65536 in /etc/subuid and /etc/subgid"
+                .into(),
+        })
+    }
+
+    /// Of the host's user namespace the usual one; else the largest that both maps have alike.
+    fn of(users: &str, groups: &str) -> Option<Self> {
+        let (users, groups) = (lines_of_map(users), lines_of_map(groups));
+        if users == [(0, 0, u32::MAX)] {
+            return Some(Self {
+                first: RANGE_FIRST,
+                blocks: RANGE_BLOCKS,
+                outside: None,
+            });
+        }
+        let both = users.iter().filter(|line| groups.contains(line));
+        let (first, outside, count) = *both.max_by_key(|(_, _, count)| *count)?;
+        let blocks = count / BLOCK_IDS;
+        (0 < blocks).then_some(Self {
+            first,
+            blocks,
+            outside: Some(outside),
+        })
+    }
+
+    /// The host's number of an id of this range.
+    fn on_host(self, id: u32) -> u32 {
+        self.outside
+            .map_or(id, |outside| outside + (id - self.first))
+    }
+}
+
+/// Inside, outside, count of every line (user_namespaces(7)); one that is none names nobody.
+fn lines_of_map(text: &str) -> Vec<(u32, u32, u32)> {
+    let line = |line: &str| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse().ok());
+        Some((numbers.next()??, numbers.next()??, numbers.next()??))
+    };
+    text.lines().filter_map(line).collect()
 }
 
 /// Binds the block's name; None where somebody else has it.
@@ -273,6 +334,21 @@ mod tests {
             .unwrap();
         assert!(line.overlaps(RANGE_FIRST));
         assert!(Lines::Single.read("/etc/passwd", "+::::::").is_none());
+    }
+
+    #[test]
+    fn blocks_come_from_what_a_user_namespace_maps_and_are_held_by_the_host_s_number() {
+        let whole = "         0          0 4294967295\n";
+        let host = Range::of(whole, whole).unwrap();
+        assert_eq!((host.first, host.outside), (RANGE_FIRST, None));
+        assert_eq!(host.on_host(RANGE_FIRST + 5), RANGE_FIRST + 5);
+        let users = "0 1000 1\n1 100000 65536\n";
+        let own = Range::of(users, users).unwrap();
+        assert_eq!((own.first, own.blocks), (1, 8));
+        assert_eq!(own.on_host(1 + BLOCK_IDS), 100_000 + BLOCK_IDS);
+        // A block is both user and group ids, so both maps must have it, and alike.
+        assert_eq!(Range::of(users, "0 1000 1\n1 200000 65536\n"), None);
+        assert_eq!(Range::of("0 1000 1\n", "0 1000 1\n"), None);
     }
 
     #[test]

@@ -74,17 +74,18 @@ fn cgroups_named(name: &str) -> Result<Vec<PathBuf>, InstanceError> {
     let own_paths = fs::read_to_string(own).map_err(at("read", own))?;
     let mut roots: Vec<(bool, PathBuf)> = mountinfo.lines().filter_map(hierarchy_of).collect();
     roots.sort_by_key(|(is_v2, _)| !is_v2);
-    // Hearth may have been started in a cgroup of its own (a systemd unit, a container): then it makes its own below.
-    let below: BTreeSet<&str> = own_paths
+    // Hearth may have been started in a cgroup of its own (a systemd unit, a container): then it makes its own below, or,
+    // without root, below one of those above it.
+    let below: BTreeSet<&Path> = own_paths
         .lines()
         .filter_map(|line| line.splitn(3, ':').nth(2))
-        .map(|path| path.trim_start_matches('/'))
+        .flat_map(|path| Path::new(path.trim_start_matches('/')).ancestors())
         .collect();
     let mut found = Vec::new();
     // One hierarchy may be mounted in several places: a cgroup is known by device and inode, not by its path.
     let mut known = BTreeSet::new();
     for (_, root) in roots {
-        for parent in std::iter::once(&"").chain(&below) {
+        for parent in std::iter::once(&Path::new("")).chain(&below) {
             let cgroup = root.join(parent).join(name);
             match fs::metadata(&cgroup) {
                 Ok(metadata) if known.insert((metadata.dev(), metadata.ino())) => {

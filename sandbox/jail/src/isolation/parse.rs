@@ -97,7 +97,9 @@ pub(super) fn is_writable(mount: &MountReading) -> bool {
 
 /// `nosuid` everywhere, `nodev` everywhere but on the read-only /dev.
 pub(super) fn is_guarded(mount: &MountReading) -> bool {
-    let devices = mount.at == "/dev" && has_option(mount, "ro") && has_option(mount, "noexec");
+    // Below /dev, where the host's devices are mounted one by one: on the ground of a user namespace.
+    let at_dev = mount.at == "/dev" || mount.at.starts_with("/dev/");
+    let devices = at_dev && has_option(mount, "ro") && has_option(mount, "noexec");
     has_option(mount, "nosuid") && (has_option(mount, "nodev") || devices)
 }
 

@@ -7,11 +7,12 @@ use hearth_protocol::{
 };
 
 use super::parse;
-use crate::{cgroup, idmap::Ids, namespace, rlimit};
+use crate::{cgroup, ground::Ground, idmap::Ids, namespace, rlimit};
 
 /// What a sandbox was made to be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Expected<'a> {
+    pub(crate) ground: Ground,
     pub(crate) ids: Ids,
     pub(crate) root: Root,
     pub(crate) limits: &'a SandboxLimits,

@@ -82,6 +82,7 @@ impl Spawner {
     fn look_at(&self, sandbox: &Sandbox, depth: Depth) -> Result<IsolationReport, Failure> {
         let label = self.parts.apparmor.label(sandbox.root);
         let expected = Expected {
+            ground: self.parts.ground,
             label: label.as_deref(),
             ids: sandbox.ids,
             root: sandbox.root,

@@ -374,6 +374,7 @@ fn start_in(
     let plan = Plan {
         base: &order.base,
         owners: owners.as_ref().map(AsFd::as_fd),
+        ground: parts.ground,
         scratch,
         tasks: &place.tasks,
         network: network.as_ref().map(AsFd::as_fd),

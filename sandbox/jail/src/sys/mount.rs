@@ -28,12 +28,31 @@ const OPEN_TREE_CLONE: libc::c_uint = 1;
 /// Shows a detached mount's files with the ids that `owners`, a user namespace, maps theirs to (Linux 5.12, and a
 /// file system that takes part; for one that lies under an overlay 5.19).
 pub(crate) fn map_owners(mount: &OwnedFd, owners: BorrowedFd<'_>) -> nix::Result<()> {
-    let change = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: owners.as_raw_fd().cast_unsigned().into(),
-    };
+    change(
+        mount,
+        &libc::mount_attr {
+            attr_set: libc::MOUNT_ATTR_IDMAP,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: owners.as_raw_fd().cast_unsigned().into(),
+        },
+    )
+}
+
+/// Sets attributes (`libc::MOUNT_ATTR_*`) on a detached mount.
+pub(crate) fn restrict(mount: &OwnedFd, attributes: u64) -> nix::Result<()> {
+    change(
+        mount,
+        &libc::mount_attr {
+            attr_set: attributes,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: 0,
+        },
+    )
+}
+
+fn change(mount: &OwnedFd, change: &libc::mount_attr) -> nix::Result<()> {
     // SAFETY: mount_setattr(2) reads the empty path and `change`, whose size is passed.
     let result = unsafe {
         libc::syscall(
@@ -41,7 +60,7 @@ pub(crate) fn map_owners(mount: &OwnedFd, owners: BorrowedFd<'_>) -> nix::Result
             mount.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH,
-            std::ptr::from_ref(&change),
+            std::ptr::from_ref(change),
             size_of::<libc::mount_attr>(),
         )
     };

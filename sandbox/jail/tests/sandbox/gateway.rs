@@ -5,8 +5,8 @@ use std::{fs, os::unix::fs::chown, process::Command};
 
 use crate::world::{example, is_root};
 
-/// Any id that owns nothing.
-const UID: u32 = 0x7000_0000;
+/// Any id that owns nothing and that a user namespace has, too (`.ci/guest-rootless`).
+const UID: u32 = 40_000;
 
 #[test]
 fn the_gateway_owns_its_state_directory_and_nothing_else() {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::world::{World, is_root, limits};
+use crate::world::{World, is_root, level, limits};
 
 /// What the probe must be told, by what it tries.
 pub(crate) const REFUSALS: [(&str, &[&str]); 30] = [
@@ -149,7 +149,8 @@ fn the_kernel_s_own_account_of_a_bound_sandbox_is_that_every_wall_stands() {
     let mut word = [0; 7];
     std::io::Read::read_exact(&mut from_function, &mut word).unwrap();
     let report = world.inspect(sandbox.id);
-    assert_eq!(report.level, "full", "{:?}", report.walls);
+    assert_eq!(report.level, level(), "{:?}", report.walls);
+    assert_eq!(report.lacking.is_empty(), report.level == "full");
     assert_eq!(report.walls.len(), 8);
     assert_eq!(report.namespaces.len(), 8);
     assert!(
@@ -189,6 +190,8 @@ fn the_kernel_s_own_account_of_a_bound_sandbox_is_that_every_wall_stands() {
         .mounts
         .iter()
         .map(|mount| mount.at.as_str())
+        // Without root each of the five devices is a mount.
+        .filter(|at| level() == "full" || !at.starts_with("/dev/"))
         .collect();
     assert_eq!(places, ["/", "/proc", "/dev", "/scratch/tmp", "/function"]);
     world.close();

@@ -29,7 +29,14 @@ impl Environment {
         reason = "this is the one place where the environment is read"
     )]
     pub(crate) fn read() -> Self {
-        const OTHERS: [&str; 4] = ["SUDO_UID", "RUST_LOG", "CARGO_TARGET_DIR", "PATH"];
+        const OTHERS: [&str; 6] = [
+            "SUDO_UID",
+            "RUST_LOG",
+            "CARGO_TARGET_DIR",
+            "PATH",
+            "HOME",
+            "XDG_DATA_HOME",
+        ];
         let known = |name: &str| name.starts_with("HEARTH_") || OTHERS.contains(&name);
         let mut values = BTreeMap::new();
         for (name, _) in std::env::vars_os() {

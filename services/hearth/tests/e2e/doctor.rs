@@ -81,7 +81,7 @@ fn what_is_missing_is_named_with_its_remedy_and_a_start_is_refused_for_the_same(
 }
 
 #[test]
-fn an_ordinary_user_learns_that_root_is_missing() {
+fn an_ordinary_user_to_whom_nothing_was_given_learns_what_is_missing() {
     let _turn = turn::take!(shared);
     let home = Home::new();
     let program = reachable(home.path());
@@ -92,6 +92,12 @@ fn an_ordinary_user_learns_that_root_is_missing() {
     assert_eq!(output.status.code(), Some(4), "{text}");
     assert!(text.contains("sudo"), "{text}");
     assert!(text.contains("isolation level: refused"), "{text}");
+    // Why not even rootless: on v1 and hybrid hosts, and on v2 hosts.
+    let reasons = [
+        "only root can divide v1 hierarchies",
+        "delegated to this user",
+    ];
+    assert!(reasons.iter().any(|why| text.contains(why)), "{text}");
 }
 
 /// One example of `docs/doctor.md`: the block after the line that says how it was made.
@@ -143,7 +149,7 @@ fn the_page_about_doctor_shows_what_it_says_to_root_and_to_an_ordinary_user() {
 }
 
 /// Where the build's directory is closed to others, the executable is reached by another name.
-fn reachable(folder: &Path) -> PathBuf {
+pub(crate) fn reachable(folder: &Path) -> PathBuf {
     let program = folder.join("hearth");
     std::fs::hard_link(HEARTH, &program)
         .or_else(|_other_disk| std::fs::copy(HEARTH, &program).map(drop))

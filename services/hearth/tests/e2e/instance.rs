@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::http::{Answer, Connection, Headers};
+pub(crate) use crate::launch::serve_command;
 use crate::launch::{launch, leave_to_janitor, lines_of};
 use crate::package::Package;
 use crate::wait::{SOON, until, until_true};
@@ -99,15 +100,19 @@ impl Instance {
 
     /// As [`Self::start`], on data that may have been used before.
     pub(crate) fn start_in(home: &Home, flags: &[&str]) -> Self {
-        let instance = Self::begin(home, flags);
+        Self::start_by(home, serve_command(home, flags))
+    }
+
+    /// As [`Self::start_in`], by a command that becomes `hearth serve`.
+    pub(crate) fn start_by(home: &Home, command: Command) -> Self {
+        let instance = Self::begin_by(home, command);
         instance.wait_for_ready();
         instance
     }
 
     /// Listens, and may not be ready yet.
-    pub(crate) fn begin(home: &Home, flags: &[&str]) -> Self {
+    fn begin_by(home: &Home, mut command: Command) -> Self {
         let log = home.path().join("log");
-        let mut command = serve_command(home, flags);
         let log = File::options()
             .append(true)
             .create(true)
@@ -481,17 +486,6 @@ impl Drop for Instance {
             std::thread::park_timeout(Duration::from_millis(5));
         }
     }
-}
-
-/// `hearth serve` on a free port of loopback.
-pub(crate) fn serve_command(home: &Home, flags: &[&str]) -> Command {
-    let mut command = Command::new(HEARTH);
-    let parent = format!("--parent={}", std::process::id());
-    command
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(home.data());
-    command.args(flags).arg(parent).stdin(Stdio::null());
-    command
 }
 
 /// The end of an instance's log, for the message of a failed test.

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::instance::Home;
+use crate::instance::{HEARTH, Home};
 
 /// Starts a command from a thread that lives as long as this process: the kernel takes the end of the thread that
 /// started a child for the end of its parent, and a test's thread ends with the test.
@@ -59,4 +59,15 @@ pub(crate) fn lines_of(stdout: ChildStdout) -> Receiver<String> {
         }
     });
     lines
+}
+
+/// `hearth serve` on a free port of loopback.
+pub(crate) fn serve_command(home: &Home, flags: &[&str]) -> Command {
+    let mut command = Command::new(HEARTH);
+    let parent = format!("--parent={}", std::process::id());
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(home.data());
+    command.args(flags).arg(parent).stdin(Stdio::null());
+    command
 }

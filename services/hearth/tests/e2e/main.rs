@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The tests are in `attacks` (by what they attack), `bundled` (every function that ships), `isolation`, `violations`, `limits`,
-//! `failures`, `reuse`, `errors`, `clients`, `hostfiles`, `deploys`, `bombs`, `doctor`, `life`
+//! `failures`, `reuse`, `errors`, `clients`, `hostfiles`, `deploys`, `bombs`, `doctor`, `rootless`, `life`
 //! (what is killed, and what then happens) and `load`. They need root; without it each says so and passes.
 
 #[cfg(test)]
@@ -59,5 +59,7 @@ mod limits;
 mod load;
 #[cfg(test)]
 mod reuse;
+#[cfg(test)]
+mod rootless;
 #[cfg(test)]
 mod violations;

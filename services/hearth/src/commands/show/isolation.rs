@@ -9,7 +9,7 @@ use crate::terminal::table;
 /// The report as tables.
 pub(in crate::commands) fn isolation(report: &Value) -> String {
     let parts = [
-        format!("level: {}", text(report, "level")),
+        level(report),
         walls(report),
         limits(report),
         processes(report),
@@ -20,6 +20,14 @@ pub(in crate::commands) fn isolation(report: &Value) -> String {
         others(report),
     ];
     parts.join("\n\n")
+}
+
+/// With what it lacks beside the level `full`, if anything.
+fn level(report: &Value) -> String {
+    let line = |sentence: &Value| format!("\n- {}", plain(sentence));
+    let lacking = report.get("lacking").and_then(Value::as_array);
+    let lacking: String = lacking.into_iter().flatten().map(line).collect();
+    format!("level: {}{lacking}", text(report, "level"))
 }
 
 fn walls(report: &Value) -> String {
