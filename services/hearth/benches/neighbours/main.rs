@@ -16,7 +16,6 @@ mod http;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../../tests/e2e/instance.rs"]
 mod instance;
-#[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../../tests/e2e/launch.rs"]
 mod launch;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]

@@ -38,8 +38,8 @@ impl Tenant {
         }
         let ranges = fs::read_to_string("/etc/subuid").unwrap_or_default();
         let names = ranges.lines().filter_map(|line| line.split(':').next());
-        let users = names.filter_map(|name| User::from_name(name).ok()?);
-        let Some(user) = users.filter(|user| !user.uid.is_root()).next_back() else {
+        let mut users = names.filter_map(|name| User::from_name(name).ok()?);
+        let Some(user) = users.rfind(|user| !user.uid.is_root()) else {
             println!("SKIPPED: no user has a line in /etc/subuid; .ci/guest has one");
             return None;
         };

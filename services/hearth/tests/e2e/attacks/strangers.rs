@@ -109,8 +109,8 @@ fn withstands(program: &str, options: &[&str], seconds_short: u64) {
     instance.deploy(&package);
     let victim = Victim::new(&format!("beside-{name}"), Kind::Native, NARROW);
     let length = if is_long_run() { 120 } else { seconds_short };
+    let length = Duration::from_secs(length);
     std::thread::scope(|scope| {
-        let length = Duration::from_secs(length);
         let attack = scope.spawn(|| let_loose(instance, name, options, length));
         while !attack.is_finished() {
             victim.behaves();
