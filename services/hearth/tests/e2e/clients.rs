@@ -3,7 +3,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -130,7 +129,7 @@ const SPARE_FILES: u64 = 24;
 
 /// Has the gateway replaced by one that may open hardly more files than one at rest has: only the monitor's limits can be
 /// changed by who has its user and no capability for it.
-fn starve(instance: &mut Instance) -> i32 {
+fn starve(instance: &mut Instance) {
     let well_fed = instance.gateway();
     let files = u64::try_from(world::count_in_proc(well_fed, "fd")).unwrap();
     let tight = Rlimit {
@@ -147,20 +146,18 @@ fn starve(instance: &mut Instance) -> i32 {
             .is_ok_and(|answer| answer.status == 200)
     });
     instance.assert_clean();
-    instance.gateway()
 }
 
+/// No client can bring it there: `serve` refuses a limit of open files below what its connections and sandboxes can use.
+/// What loses a descriptor that it was sent ends then, and another takes its place.
 #[test]
-fn a_gateway_that_runs_out_of_descriptors_pauses_accepting_and_goes_on_when_there_are_some() {
+fn a_gateway_that_runs_out_of_descriptors_is_soon_as_good_as_new() {
     let _turn = turn::take!(shared);
     let mut instance = Instance::start(&[]);
     instance.deploy(&Package::script("starved", "cat", ""));
     instance.assert_clean();
-    let gateway = starve(&mut instance);
-    let mut kept = Connection::open(instance.address).unwrap();
-    kept.call("POST", "/invoke/starved", &[], b"first")
-        .unwrap()
-        .expect(200);
+    starve(&mut instance);
+    instance.invoke("starved", b"first").expect(200);
     let waiting: Vec<Connection> = (0..200)
         .map(|_| Connection::open(instance.address).unwrap())
         .collect();
@@ -168,23 +165,14 @@ fn a_gateway_that_runs_out_of_descriptors_pauses_accepting_and_goes_on_when_ther
     until_true("accepting fails", SOON, || {
         log_tail(&instance.home).contains(complaint)
     });
-    let computed_us = world::computed_us(gateway);
-    let (began, mut served) = (Instant::now(), 0);
-    while began.elapsed() < Duration::from_secs(1) {
-        assert_eq!(kept.call("GET", "/healthz", &[], b"").unwrap().status, 200);
-        served += 1;
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
-    assert!(20 < served, "{served}");
-    // It does not try again and again without a pause.
-    let spent_us = world::computed_us(gateway) - computed_us;
-    assert!(spent_us < 500_000, "{spent_us} us of one second");
     drop(waiting);
-    until_true("another connection is served", SOON, || {
-        instance
-            .try_call("POST", "/invoke/starved", &[], b"then")
-            .is_ok_and(|answer| answer.status == 200)
-    });
+    for _ in 0..20 {
+        until_true("another connection is served", SOON, || {
+            instance
+                .try_call("POST", "/invoke/starved", &[], b"then")
+                .is_ok_and(|answer| answer.status == 200)
+        });
+    }
     instance.stop();
 }
 
