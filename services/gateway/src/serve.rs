@@ -42,8 +42,8 @@ use crate::{
 const BLOCKING_THREADS_PER_SHARD: usize = 4;
 
 /// How often trees are looked for that can now be removed. A replaced function's sandboxes are gone within its time
-/// limit, and what is left until then costs disk space only.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// limit, and what is left until then costs disk space only; a look is one query.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often a draining server looks whether anything still runs.
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);

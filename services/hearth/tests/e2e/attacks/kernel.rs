@@ -61,12 +61,12 @@ const OWN_SETTINGS: [&str; 8] = [
 fn identity_and_label_cannot_be_written_through_its_own_directory_in_proc() {
     let _turn = turn::take!(alone);
     let victim = Victim::new("own-proc", Kind::Native, ON_MINIMAL);
+    // The last line, because a refused redirection would be the script's own end.
     let script =
         OWN_SETTINGS.map(|path| format!("{{ echo '0 0 1' >{path}; }} 2>/dev/null && echo {path}"));
+    let script = format!("{}\nexit 0", script.join("\n"));
     let name = "own-proc-script";
-    victim
-        .instance
-        .deploy(&Package::script(name, &script.join("\n"), ""));
+    victim.instance.deploy(&Package::script(name, &script, ""));
     let answer = victim.instance.invoke(name, b"");
     let receipt = victim.instance.receipt(answer.invocation());
     assert_eq!(answer.text(), "", "{receipt}");
