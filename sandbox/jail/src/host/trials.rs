@@ -140,8 +140,8 @@ fn overlay() -> Finding {
     let place = data_place();
     let shown = place.to_string_lossy();
     let tried = in_child(|| {
-        let lower = sys::mount::copy_of(place)?;
         layer_folders()?;
+        let lower = sys::mount::copy_of(place)?;
         sys::mount::attach(&lower, c"lower")?;
         let layers = [(c"source", c"trial"), (c"lowerdir", c"lower:upper")];
         sys::mount::new_filesystem(c"overlay", &layers, libc::MOUNT_ATTR_RDONLY).map(drop)
@@ -158,7 +158,7 @@ fn overlay() -> Finding {
 }
 
 /// Where the data directory is by default, or will be: what is tried there says something about its file system.
-const DATA_PLACES: [&CStr; 2] = [c"/var/lib/hearth", c"/var/lib"];
+const DATA_PLACES: [&CStr; 3] = [c"/var/lib/hearth", c"/var/lib", c"/usr"];
 
 fn data_place() -> &'static CStr {
     let exists = |place: &&CStr| stat(*place).is_ok();
@@ -173,9 +173,9 @@ fn writable_overlay() -> Finding {
     let tried = in_child(|| {
         let owners = Ids::from_first(TRIAL_ID).owner_of_all();
         let owners = owners.map_err(|failure| failure.errno)?;
+        layer_folders()?;
         let lower = sys::mount::copy_of(place)?;
         sys::mount::map_owners(&lower, owners.as_fd())?;
-        layer_folders()?;
         sys::mount::attach(&lower, c"lower")?;
         let layers = [
             (c"source", c"trial"),
@@ -199,7 +199,8 @@ fn writable_overlay() -> Finding {
 /// Any id that is not root's will do.
 const TRIAL_ID: u32 = 0x7000_0000;
 
-/// Makes three folders on a tmpfs that nobody else sees, and enters it. Mounted over /proc, which is there everywhere.
+/// Makes three folders on a tmpfs that nobody else sees, and enters it. Mounted over /proc, which is there everywhere. Before
+/// any mount is copied: who is root of a user namespace only may copy those of a mount namespace of its own.
 fn layer_folders() -> nix::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
