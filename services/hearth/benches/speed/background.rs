@@ -56,6 +56,8 @@ pub(crate) fn measure(
             &[
                 &format!("--skeletons={per_shard}"),
                 &format!("--max-sandboxes={}", per_shard * shards + OTHERS),
+                // As many open files as a thousand sandboxes need leave less for connections, of which there is one.
+                "--max-connections=256",
             ],
         )?;
         round(&hearth, per_shard * shards, figures)?;
