@@ -8,10 +8,7 @@ use std::{
     fs,
     io::{IoSlice, IoSliceMut, Read, Seek, Write},
     mem::MaybeUninit,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::PermissionsExt,
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
@@ -110,6 +107,19 @@ fn the_programs_build() {
     assert!(programs().probe.starts_with(b"\x7fELF"));
 }
 
+/// By a process of its own: a descriptor for writing in this one is inherited by whatever another test starts just then, and
+/// nobody can execute the file until that is gone (ETXTBSY, execve(2)).
+fn write_executable(path: &Path, content: &[u8]) {
+    let mut writer = Command::new("sh")
+        .args(["-c", "cat >\"$0\" && chmod 0111 \"$0\""])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    writer.stdin.take().unwrap().write_all(content).unwrap();
+    assert!(writer.wait().unwrap().success(), "{}", path.display());
+}
+
 const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
 
 /// A running spawner and the test's end of its socket.
@@ -175,8 +185,7 @@ impl World {
         }
         let image = |name: &str, content: &[u8]| {
             let path = data_dir.images().join(name);
-            fs::write(&path, content).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o111)).unwrap();
+            write_executable(&path, content);
             path
         };
         let init = image("init", &fs::read(&programs.init).unwrap());
