@@ -25,6 +25,9 @@ fn open_files(world: &World) -> usize {
     std::fs::read_dir(directory).unwrap().count()
 }
 
+/// Cgroups without a process that the spawner keeps ready for sandboxes to come (`READY_MAX` of its groundwork).
+const MADE_AHEAD: usize = 4;
+
 #[test]
 fn a_request_cut_off_anywhere_ends_the_connection_and_every_sandbox() {
     if !is_root() {
@@ -127,7 +130,11 @@ fn requests_in_any_order_and_again_and_again_are_answered_and_make_no_more_than_
                 .unwrap()
                 .filter(|entry| entry.as_ref().unwrap().path().is_dir())
                 .count();
-            assert!(sandboxes <= SANDBOXES_MAX as usize, "{}", cgroup.display());
+            assert!(
+                sandboxes <= SANDBOXES_MAX as usize + MADE_AHEAD,
+                "{}",
+                cgroup.display()
+            );
         }
     }
     world.close();
