@@ -125,12 +125,21 @@ fn idle_connections_beyond_the_limit_wait_while_those_that_are_open_are_served()
 }
 
 /// What a gateway may open beyond what it has at rest, so that clients can use it all up.
-const SPARE_FILES: u64 = 24;
+const SPARE_FILES: u64 = 48;
+
+/// So many sandboxes are made ahead of need.
+const SKELETONS: &str = "2";
 
 /// Has the gateway replaced by one that may open hardly more files than one at rest has: only the monitor's limits can be
 /// changed by who has its user and no capability for it.
 fn starve(instance: &mut Instance) {
     let well_fed = instance.gateway();
+    // A gateway is at rest only when all are there: each has files of its own.
+    until_true("every skeleton is made", SOON, || {
+        let labels = [("kind", "native"), ("state", "skeleton")];
+        instance.metric("hearth_sandboxes", &labels).to_string() == SKELETONS
+    });
+    instance.assert_clean();
     let files = u64::try_from(world::count_in_proc(well_fed, "fd")).unwrap();
     let tight = Rlimit {
         current: Some(files + SPARE_FILES),
@@ -153,9 +162,8 @@ fn starve(instance: &mut Instance) {
 #[test]
 fn a_gateway_that_runs_out_of_descriptors_is_soon_as_good_as_new() {
     let _turn = turn::take!(shared);
-    let mut instance = Instance::start(&[]);
+    let mut instance = Instance::start(&["--skeletons", SKELETONS]);
     instance.deploy(&Package::script("starved", "cat", ""));
-    instance.assert_clean();
     starve(&mut instance);
     instance.invoke("starved", b"first").expect(200);
     let waiting: Vec<Connection> = (0..200)
