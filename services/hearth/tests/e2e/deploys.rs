@@ -30,12 +30,6 @@ fn put(instance: &Instance, archive: &[u8]) -> crate::http::Answer {
     instance.manage("PUT", "/v1/functions/refused", archive)
 }
 
-fn trees(instance: &Instance) -> usize {
-    std::fs::read_dir(instance.home.data().join("trees"))
-        .unwrap()
-        .count()
-}
-
 #[test]
 fn a_manifest_with_several_faults_is_refused_with_all_of_them() {
     let _turn = turn::take!(shared);
@@ -114,7 +108,7 @@ fn entry(path: &[u8], kind: u8, link: &[u8], content: &[u8]) -> Vec<u8> {
 fn an_archive_that_reaches_out_of_its_folder_or_is_ambiguous_is_refused_whole_and_leaves_nothing() {
     let _turn = turn::take!(alone);
     let instance = Instance::of_all();
-    let before = trees(instance);
+    let before = world::stored_trees(&instance.home.data());
     let good = [
         entry(b"function.toml", b'0', b"", MANIFEST),
         entry(b"run.sh", b'0', b"", SCRIPT),
@@ -152,7 +146,8 @@ fn an_archive_that_reaches_out_of_its_folder_or_is_ambiguous_is_refused_whole_an
         .invoke("refused", b"")
         .problem(404, "unknown_function");
     assert!(!std::path::Path::new("/tmp/hearth-e2e-escaped").exists());
-    assert_eq!(trees(instance), before);
+    // Those of another test's function may be taken away meanwhile.
+    assert!(world::stored_trees(&instance.home.data()).is_subset(&before));
     instance.assert_clean();
 }
 
@@ -160,7 +155,7 @@ fn an_archive_that_reaches_out_of_its_folder_or_is_ambiguous_is_refused_whole_an
 fn an_archive_that_unpacks_to_more_than_it_may_is_refused_while_it_is_read() {
     let _turn = turn::take!(alone);
     let instance = Instance::of_all();
-    let before = trees(instance);
+    let before = world::stored_trees(&instance.home.data());
     let resident = world::resident_bytes(instance.gateway());
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let options = zip::write::SimpleFileOptions::default()
@@ -187,7 +182,8 @@ fn an_archive_that_unpacks_to_more_than_it_may_is_refused_while_it_is_read() {
     answer.problem(400, "bad_archive");
     let grown = world::resident_bytes(instance.gateway()).saturating_sub(resident);
     assert!(grown < 256 << 20, "the gateway grew by {grown} bytes");
-    assert_eq!(trees(instance), before);
+    // Those of another test's function may be taken away meanwhile.
+    assert!(world::stored_trees(&instance.home.data()).is_subset(&before));
     instance.assert_clean();
 }
 

@@ -2,7 +2,8 @@
 //! What is on the host because of one instance: processes, cgroups, mounts, open files. Read from the kernel, never from
 //! Hearth.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -148,6 +149,14 @@ pub(crate) fn files_naming(word: &str) -> Vec<PathBuf> {
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     paths
         .filter(|path| path.to_string_lossy().contains(word))
+        .collect()
+}
+
+/// The names of the trees of files that are stored in a data directory.
+pub(crate) fn stored_trees(data: &Path) -> BTreeSet<OsString> {
+    let stored = fs::read_dir(data.join("trees")).expect("a directory of trees");
+    stored
+        .map(|entry| entry.expect("its entry").file_name())
         .collect()
 }
 
