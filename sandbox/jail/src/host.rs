@@ -7,6 +7,8 @@ mod ordinary;
 mod settings;
 mod trials;
 
+pub(crate) use settings::has_core_handler;
+
 use std::{fs, io, path::Path};
 
 use nix::{errno::Errno, sched::CpuSet, unistd::geteuid};

@@ -9,10 +9,15 @@ use crate::{
     sys,
 };
 
+/// In bytes. Not 0, which keeps no core from a program that `kernel.core_pattern` pipes to: for a pipe the kernel looks at
+/// this limit for the value 1 only, and then starts nothing (core(5) on its handler's own crash; `do_coredump` in
+/// fs/coredump.c). A file needs a page at least, so that 1 writes none either.
+const CORE_BYTES: u64 = 1;
+
 /// Each limit with its value. The hard limits hold because no process inside has CAP_SYS_RESOURCE.
 pub(crate) const LIMITS: [(libc::c_int, u64); 9] = [
     // A core dump would be written by the host's handler, outside every wall.
-    (RLIMIT_CORE, 0),
+    (RLIMIT_CORE, CORE_BYTES),
     // The usual soft limit, which select(2) can still count to.
     (RLIMIT_NOFILE, 1024),
     // The largest scratch that a manifest may ask for is below this; sparse files of exabytes are not needed.
@@ -53,10 +58,20 @@ const RLIMIT_NICE: libc::c_int = Resource::RLIMIT_NICE as libc::c_int;
 const RLIMIT_MSGQUEUE: libc::c_int = Resource::RLIMIT_MSGQUEUE as libc::c_int;
 const RLIMIT_SIGPENDING: libc::c_int = Resource::RLIMIT_SIGPENDING as libc::c_int;
 
+/// [`LIMITS`] as this process can set them on itself and on what it starts: where the host's hard limit allows no core of
+/// any size, an ordinary user cannot have the value that stops a pipe.
+pub(crate) fn settable() -> nix::Result<[(libc::c_int, u64); LIMITS.len()]> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
+    Ok(LIMITS.map(|(resource, value)| match resource {
+        RLIMIT_CORE => (resource, value.min(hard)),
+        _ => (resource, value),
+    }))
+}
+
 /// Sets [`LIMITS`] on the calling process. None of them is a raise on a host with usual limits, so CAP_SYS_RESOURCE
-/// is not needed; where the host's own hard limit is lower still, this fails and names it.
+/// is not needed; where the host's own hard limit is lower still (but for cores), this fails and names it.
 pub(crate) fn install() -> Result<(), Failure> {
-    for (resource, value) in LIMITS {
+    for (resource, value) in settable().map_err(at("read a resource limit"))? {
         sys::program::set_rlimit(resource, value).map_err(at("set a resource limit"))?;
     }
     Ok(())
@@ -72,5 +87,6 @@ pub(crate) fn open_many_files() -> Result<(), Failure> {
 /// Whether the calling process has the two limits whose absence would hurt most.
 pub(crate) fn hold() -> Result<bool, Failure> {
     let read = |resource| getrlimit(resource).map_err(at("read a resource limit"));
-    Ok(read(Resource::RLIMIT_CORE)? == (0, 0) && read(Resource::RLIMIT_RTPRIO)? == (0, 0))
+    let (soft, hard) = read(Resource::RLIMIT_CORE)?;
+    Ok(soft.max(hard) <= CORE_BYTES && read(Resource::RLIMIT_RTPRIO)? == (0, 0))
 }

@@ -3,7 +3,9 @@
 //! stated exception, and every named test exists and runs.
 //!
 //! A test is named `package::target::module::function`, the target being a file in the package's `tests/`, `lib`, or
-//! the package's executable.
+//! the package's executable. `covered` says which kinds of function make the attack in which kind of sandbox, and
+//! `uncovered` why the others do not; that what is covered is really made says each test while it runs, and `.ci/attacks`
+//! compares.
 #![expect(
     clippy::unwrap_used,
     reason = "helpers of tests fail the test that calls them"
@@ -44,6 +46,12 @@ const PACKAGES: [(&str, &str); 6] = [
     ("hearth-wasm", "sandbox/wasm"),
 ];
 
+/// Every kind of function in every kind of sandbox: one that nothing has run in, and one that has served calls.
+const COMBINATIONS: [&str; 4] = ["native fresh", "native reused", "wasm fresh", "wasm reused"];
+
+/// Between these lines the page has the table.
+const TABLE: [&str; 2] = ["<!-- attacks: begin -->", "<!-- attacks: end -->"];
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -60,7 +68,40 @@ struct Attack {
     outcome: String,
     #[serde(default)]
     tests: Vec<String>,
+    /// Those of [`COMBINATIONS`] that are made.
+    #[serde(default)]
+    covered: Vec<String>,
+    /// Why others are not: by combination, by kind (`wasm`), or for `all`.
+    #[serde(default)]
+    uncovered: BTreeMap<String, String>,
     exception: Option<String>,
+}
+
+impl Attack {
+    /// What the table says of one kind: in which sandboxes, and why not in the others.
+    fn coverage(&self, kind: &str) -> String {
+        let combinations = || COMBINATIONS.iter().filter(|one| one.starts_with(kind));
+        let covered: Vec<&str> = combinations()
+            .filter(|one| self.covered.iter().any(|covered| covered == *one))
+            .map(|one| &one[kind.len() + 1..])
+            .collect();
+        let keys = ["all", kind].into_iter().chain(combinations().copied());
+        let reasons = keys.filter_map(|key| self.uncovered.get(key).map(String::as_str));
+        let covered = (!covered.is_empty()).then(|| covered.join(", "));
+        let parts: Vec<&str> = covered.as_deref().into_iter().chain(reasons).collect();
+        parts.join("; ")
+    }
+
+    /// Its line of the table, but for the result, which a run gives.
+    fn row(&self) -> String {
+        let tests: Vec<String> = self.tests.iter().map(|test| format!("`{test}`")).collect();
+        let shown = self.exception.clone().unwrap_or(tests.join("<br>"));
+        let [native, wasm] = ["native", "wasm"].map(|kind| self.coverage(kind));
+        format!(
+            "| {} | {} | {} | {native} | {wasm} | {shown} |",
+            self.id, self.attack, self.outcome
+        )
+    }
 }
 
 fn root() -> PathBuf {
@@ -118,31 +159,97 @@ fn every_attack_has_a_test_or_an_exception_that_names_what_is_missing() {
     }
 }
 
-/// The files in which a module of a target may be, the more likely first, and the target's root.
-fn files_of(package: &str, target: &str, modules: &[&str]) -> Vec<PathBuf> {
+#[test]
+fn every_combination_of_function_and_sandbox_is_covered_or_has_a_reason() {
+    for attack in attacks() {
+        let id = &attack.id;
+        for covered in &attack.covered {
+            assert!(COMBINATIONS.contains(&covered.as_str()), "{id}: {covered}");
+        }
+        let mut known = vec!["all", "native", "wasm"];
+        known.extend(COMBINATIONS);
+        for (key, reason) in &attack.uncovered {
+            assert!(known.contains(&key.as_str()), "{id}: {key}");
+            assert!(!reason.is_empty(), "{id}: {key} has no reason");
+        }
+        for combination in COMBINATIONS {
+            let (kind, _) = combination.split_once(' ').unwrap();
+            let reasons = ["all", kind, combination]
+                .into_iter()
+                .filter(|key| attack.uncovered.contains_key(*key))
+                .count();
+            let covered = attack.covered.iter().filter(|one| *one == combination);
+            let said = covered.count() + reasons;
+            // An attack that is an exception is made by nobody.
+            let expected = usize::from(attack.exception.is_none());
+            assert_eq!(said, expected, "{id}: {combination}");
+        }
+    }
+}
+
+#[test]
+fn the_page_shows_exactly_this_list() {
+    let page = fs::read_to_string(root().join("docs/threat-model.md")).unwrap();
+    let (_, rest) = page.split_once(TABLE[0]).unwrap();
+    let (table, _) = rest.split_once(TABLE[1]).unwrap();
+    let shown: BTreeSet<&str> = table
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .collect();
+    // A line of the table is an attack's own, with a result behind it.
+    let shown: BTreeSet<String> = shown
+        .iter()
+        .filter(|line| !line.starts_with("| id |") && !line.starts_with("| --- |"))
+        .map(|line| line.trim_end_matches('|').trim_end())
+        .map(|line| line.rsplit_once(" | ").map_or(line, |(row, _)| row))
+        .map(|row| format!("{row} |"))
+        .collect();
+    let listed: BTreeSet<String> = attacks().iter().map(Attack::row).collect();
+    let (gone, missing): (Vec<_>, Vec<_>) = (
+        shown.difference(&listed).collect(),
+        listed.difference(&shown).collect(),
+    );
+    assert!(
+        gone.is_empty() && missing.is_empty(),
+        "the table is old: sudo .ci/attacks --write\nonly in the page: {gone:#?}\nonly in the list: {missing:#?}"
+    );
+}
+
+/// Which part of a file is a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The file, without the module `tests` that may be at its end.
+    Own,
+    /// That module.
+    Tests,
+}
+
+/// The files in which a module of a target may be.
+fn files_of(package: &str, target: &str, modules: &[&str]) -> Vec<(PathBuf, Part)> {
     let directory = PACKAGES.iter().find(|(name, _)| *name == package);
     let (_, directory) = directory.unwrap_or_else(|| panic!("no package {package}"));
     let directory = root().join(directory);
-    let own_sources = target == "lib" || target == package;
-    let base = if own_sources {
+    let base = if target == "lib" || target == package {
         directory.join("src")
     } else {
         directory.join("tests").join(target)
     };
-    let mut files = Vec::new();
-    // A module `tests` at the end may be in its parent's file.
-    for depth in (1..=modules.len()).rev() {
-        let path: PathBuf = modules[..depth].iter().collect();
-        files.push(base.join(path).with_extension("rs"));
-    }
-    if !own_sources && modules.is_empty() {
-        files.push(directory.join("tests").join(target).with_extension("rs"));
+    let file = |modules: &[&str]| {
+        base.join(modules.iter().collect::<PathBuf>())
+            .with_extension("rs")
+    };
+    let mut files = vec![(file(modules), Part::Own)];
+    if let ["tests"] | [.., "tests"] = modules {
+        files.push((file(&modules[..modules.len() - 1]), Part::Tests));
     }
     files
 }
 
-/// Whether a file has a test of this name: an attribute that makes it one right before it, and none that switches it off.
-fn has_test(text: &str, name: &str) -> bool {
+/// Whether a part of a file has a test of this name: an attribute that makes it one right before it, and none that
+/// switches it off.
+fn has_test(text: &str, part: Part, name: &str) -> bool {
+    let (own, tests) = text.split_once("\nmod tests {").unwrap_or((text, ""));
+    let text = if part == Part::Own { own } else { tests };
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let heads = [format!("fn {name}("), format!("async fn {name}(")];
     // A long name may be alone on its line.
@@ -162,7 +269,7 @@ fn has_test(text: &str, name: &str) -> bool {
 
 #[test]
 fn every_test_that_is_named_exists_and_runs() {
-    let mut seen = BTreeMap::new();
+    let (mut seen, mut wrong) = (BTreeMap::new(), Vec::new());
     for attack in attacks() {
         let own: BTreeSet<&String> = attack.tests.iter().collect();
         assert_eq!(
@@ -178,14 +285,17 @@ fn every_test_that_is_named_exists_and_runs() {
             };
             let exists = *seen.entry(test.clone()).or_insert_with(|| {
                 let files = files_of(package, target, modules);
-                let texts = files
+                let mut texts = files
                     .iter()
-                    .filter_map(|file| fs::read_to_string(file).ok());
-                texts.into_iter().any(|text| has_test(&text, name))
+                    .filter_map(|(file, part)| Some((fs::read_to_string(file).ok()?, *part)));
+                texts.any(|(text, part)| has_test(&text, part, name))
             });
-            assert!(exists, "{}: there is no test {test}", attack.id);
+            if !exists {
+                wrong.push(format!("{}: there is no test {test}", attack.id));
+            }
         }
     }
+    assert_eq!(wrong, Vec::<String>::new());
     assert!(
         100 < seen.len(),
         "only {} tests were looked for",

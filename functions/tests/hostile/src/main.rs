@@ -34,6 +34,8 @@ mod escape;
 mod json;
 #[cfg(target_os = "linux")]
 mod lifetime;
+#[cfg(not(target_os = "linux"))]
+mod module;
 #[cfg(target_os = "linux")]
 mod probes;
 mod residue;
@@ -101,7 +103,7 @@ fn modes() -> impl Iterator<Item = &'static Mode> {
         whoami::MODES,
     ];
     #[cfg(target_os = "linux")]
-    let native = [
+    let own = [
         lifetime::MODES,
         escape::MODES,
         bombs::MODES,
@@ -109,8 +111,8 @@ fn modes() -> impl Iterator<Item = &'static Mode> {
         shared::MODES,
     ];
     #[cfg(not(target_os = "linux"))]
-    let native: [&[Mode]; 0] = [];
-    everywhere.into_iter().chain(native).flatten()
+    let own = [module::MODES];
+    everywhere.into_iter().chain(own).flatten()
 }
 
 fn list() -> ExitCode {

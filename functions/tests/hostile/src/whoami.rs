@@ -33,6 +33,8 @@ fn variables() -> Json {
     }))
 }
 
+#[cfg(not(target_os = "linux"))]
+pub(crate) use platform::open_fds;
 #[cfg(target_os = "linux")]
 pub(crate) use platform::{fd_names, lines, processes, status_field};
 
@@ -269,14 +271,20 @@ mod platform {
 
     const FDS_MAX: u32 = 64;
 
-    pub(super) fn members() -> Vec<(String, Json)> {
-        let (mut fds, mut preopens) = (Vec::new(), Vec::new());
-        for fd in 0..FDS_MAX {
-            let (mut stat, mut prestat) = ([0; 3], [0; 2]);
+    pub(crate) fn open_fds() -> Vec<Json> {
+        let is_open = |fd: &u32| {
+            let mut stat = [0; 3];
             // SAFETY: the host writes one fdstat of 24 bytes to where `stat` is.
-            if unsafe { fd_fdstat_get(fd, &raw mut stat) } == 0 {
-                fds.push(Json::Number(fd.into()));
-            }
+            unsafe { fd_fdstat_get(*fd, &raw mut stat) == 0 }
+        };
+        let open = (0..FDS_MAX).filter(is_open);
+        open.map(|fd| Json::Number(fd.into())).collect()
+    }
+
+    pub(super) fn members() -> Vec<(String, Json)> {
+        let mut preopens = Vec::new();
+        for fd in 0..FDS_MAX {
+            let mut prestat = [0; 2];
             // SAFETY: the host writes one prestat of 8 bytes to where `prestat` is.
             if unsafe { fd_prestat_get(fd, &raw mut prestat) } == 0 {
                 preopens.push(Json::Number(fd.into()));
@@ -290,7 +298,7 @@ mod platform {
             )
         });
         vec![
-            ("fds".to_owned(), Json::List(fds)),
+            ("fds".to_owned(), Json::List(open_fds())),
             ("preopens".to_owned(), Json::List(preopens)),
             ("opens".to_owned(), Json::object(opened)),
         ]

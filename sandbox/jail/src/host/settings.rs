@@ -134,12 +134,25 @@ fn swap() -> Finding {
 fn core_pattern() -> Finding {
     let finding = Finding::new(Area::Settings, "kernel.core_pattern");
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
-    if pattern.starts_with('|') {
+    if is_handler(&pattern) {
         return finding
-            .advice("a program, run as root for every crash; sandboxes leave no core dumps")
+            .advice(
+                "a program, run outside every sandbox; a crash in one does not start it, but a function that lowers its own core limit to 0 and crashes does",
+            )
             .fix("sysctl kernel.core_pattern=core");
     }
     finding.given(pattern.trim())
+}
+
+/// Whether the kernel hands cores to a program, by a pipe or by a socket (core(5)).
+fn is_handler(pattern: &str) -> bool {
+    pattern.starts_with(['|', '@'])
+}
+
+/// Whether a function that means to can have a program of the host started by crashing.
+pub(crate) fn has_core_handler() -> bool {
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern");
+    pattern.is_ok_and(|pattern| is_handler(&pattern))
 }
 
 /// What the kernel was booted with; another architecture has no such thing.

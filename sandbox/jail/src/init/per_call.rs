@@ -38,6 +38,8 @@ struct Init<'a> {
     control: &'a OwnedFd,
     launcher: Launcher,
     own_cores: CpuSet,
+    /// Set anew in every function process.
+    rlimits: [(libc::c_int, u64); rlimit::LIMITS.len()],
     /// One more filter over each function process, where the profile has one.
     overlay: Option<seccomp::Program>,
     program: Option<Ready>,
@@ -54,6 +56,7 @@ pub(super) fn run(
         control,
         launcher: Launcher::new(),
         own_cores,
+        rlimits: rlimit::settable().map_err(at("read a resource limit"))?,
         overlay,
         program: None,
         packet: Vec::new(),
@@ -137,7 +140,7 @@ impl Init<'_> {
             stdio: &stdio,
             keep: None,
             cores: &program.cores,
-            rlimits: &rlimit::LIMITS,
+            rlimits: &self.rlimits,
             overlay: self.overlay.as_ref().map(seccomp::Program::instructions),
         };
         self.launcher

@@ -31,6 +31,7 @@ pub(super) fn run(
         .into_iter()
         .map(|argument| CString::new(argument).unwrap_or_default());
     let argv = Strings::new(std::iter::once(name).chain(rest).collect());
+    let rlimits = rlimit::settable().map_err(at("read a resource limit"))?;
     let launch = Launch {
         executable: Executable::Image(image.as_fd()),
         argv: &argv,
@@ -39,7 +40,7 @@ pub(super) fn run(
         stdio: &[],
         keep: Some(control.as_fd()),
         cores,
-        rlimits: &rlimit::LIMITS,
+        rlimits: &rlimits,
         overlay: None,
     };
     let program = Launcher::new()

@@ -7,7 +7,7 @@ use hearth_protocol::{
 };
 
 use super::parse;
-use crate::{cgroup, ground::Ground, idmap::Ids, namespace, rlimit};
+use crate::{cgroup, ground::Ground, host, idmap::Ids, namespace, rlimit};
 
 /// What a sandbox was made to be.
 #[derive(Debug, Clone, Copy)]
@@ -68,11 +68,7 @@ pub(super) fn walls(report: &IsolationReport, expected: &Expected<'_>) -> Vec<Wa
         ),
         ("file_system", sealed, writable),
         ("cgroup", limited, limits_in_words(&report.limits)),
-        (
-            "rlimits",
-            rlimits,
-            format!("{} hard limits, every process", rlimit::LIMITS.len()),
-        ),
+        ("rlimits", rlimits, rlimits_in_words()),
         // The kernel shows no process's rules: they were pushed on when they went up.
         (
             "landlock",
@@ -117,6 +113,17 @@ fn file_system(mounts: &[MountReading], root: Root) -> (bool, String) {
 
 /// SECCOMP_MODE_FILTER (seccomp(2)).
 const SECCOMP_FILTER: u8 = 2;
+
+fn rlimits_in_words() -> String {
+    let count = format!("{} hard limits, every process", rlimit::LIMITS.len());
+    if host::has_core_handler() {
+        format!(
+            "{count}; no limit keeps a crash from kernel.core_pattern's program: see hearth doctor"
+        )
+    } else {
+        count
+    }
+}
 
 fn limits_in_words(limits: &[LimitReading]) -> String {
     let words = limits.iter().map(|LimitReading { name, limit, .. }| {

@@ -37,7 +37,7 @@ use crate::package::{Kind, Package};
 use crate::wait::{SOON, until_true};
 
 /// What an attack is called, and the mode of the hostile program that makes it.
-const ATTACKS: [(&str, &str); 11] = [
+const ATTACKS: [(&str, &str); 12] = [
     ("undisturbed twice", ""),
     ("computing on eight threads", "spin-threads 8"),
     ("memory beyond the limit", "memory"),
@@ -49,10 +49,17 @@ const ATTACKS: [(&str, &str); 11] = [
     ("names that do not exist", "names 100000"),
     ("scratch and its inodes", "scratch-inodes"),
     ("output without end", "flood-both"),
+    ("reading more than fits into memory", READING),
 ];
+
+/// The one attack that needs a file: larger than the memory of whoever reads it over and over.
+const READING: &str = "read-over /function/data";
+const DATA_BYTES: u64 = 48 << 20;
 
 const LIMITS: &str =
     "[limits]\nmemory = \"64MiB\"\npids = 64\ntimeout = \"1s\"\n[scaling]\nmax_instances = 2";
+
+const READER: &str = "[limits]\nmemory = \"32MiB\"\ntimeout = \"1s\"\n[scaling]\nmax_instances = 2";
 
 /// The storm's processes, with room for init and the main one.
 const STORM: &str =
@@ -81,9 +88,14 @@ fn main() {
     for (name, limits) in [
         ("neighbour", LIMITS),
         ("attacker", LIMITS),
+        ("reader", READER),
         ("storm", STORM),
     ] {
-        instance.deploy(&Package::hostile(name, Kind::Native, limits));
+        let package = Package::hostile(name, Kind::Native, limits);
+        instance.deploy(&match name {
+            "reader" => package.with_file("data", 0o644, &data()),
+            _ => package,
+        });
         instance.invoke(name, b"print ready\n").expect(200);
     }
     println!("| attack | p50 alone | p99 alone | p50 | p99 | p99 × |");
@@ -108,6 +120,11 @@ fn main() {
         gone.last().copied().unwrap_or_default()
     );
     instance.stop();
+}
+
+/// No two pages alike.
+fn data() -> Vec<u8> {
+    (0..DATA_BYTES / 8).flat_map(u64::to_le_bytes).collect()
 }
 
 /// The neighbour's answers, sorted.
@@ -143,6 +160,12 @@ fn attacked(instance: &Instance, mode: &str, length: Duration) -> Latencies {
     if mode.is_empty() {
         return Latencies::of(instance, length);
     }
+    let attacker = if mode == READING {
+        "reader"
+    } else {
+        "attacker"
+    };
+    let path = format!("/invoke/{attacker}");
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -150,7 +173,7 @@ fn attacked(instance: &Instance, mode: &str, length: Duration) -> Latencies {
                 while !over.load(Ordering::Relaxed) {
                     let body = format!("{mode}\n");
                     // Whatever comes of it; one that was answered in part has its connection broken.
-                    drop(instance.try_call("POST", "/invoke/attacker", &[], body.as_bytes()));
+                    drop(instance.try_call("POST", &path, &[], body.as_bytes()));
                 }
             });
         }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Attacks by native functions, by what they are aimed at. Which attack of the list each test shows is said in
+//! Attacks by functions, native and wasm, by what they are aimed at. Which attack of the list each test shows is said in
 //! `tests/attacks/*.toml`; after each of them the world is as before (`invariants`).
 
 mod kernel;
+mod modules;
 mod neighbours;
 mod nouns;
 mod processes;

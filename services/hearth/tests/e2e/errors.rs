@@ -8,6 +8,7 @@ use crate::http::Connection;
 use crate::instance::{Instance, log_tail};
 use crate::package::{Kind, Package};
 use crate::turn;
+use crate::victim::Victim;
 use crate::wait::{SOON, until, until_true};
 
 #[test]
@@ -151,43 +152,42 @@ fn what_is_no_http_is_answered_with_an_error_and_closed() {
     instance.get("/healthz").expect(200);
 }
 
+/// Answers of a function that no server could pass on.
+const NO_BLOCKS: [&str; 7] = [
+    "just text",
+    "Content-Type: text/plain\n",
+    "X-Only: 1\n\nbody",
+    "Status: 99 no\nContent-Type: text/plain\n\nbody",
+    "Content-Type: text/plain\nX-A: a\rb\n\nbody",
+    "Content-Type: text/plain\nX-A: a\0b\n\nbody",
+    "",
+];
+
 #[test]
 fn a_header_block_that_is_none_is_the_functions_failure() {
-    let _turn = turn::take!(shared);
-    let instance = Instance::of_all();
-    let blocks = [
-        ("no-block", "printf 'just text'"),
-        ("no-end", "printf 'Content-Type: text/plain\\n'"),
-        ("no-type", "printf 'X-Only: 1\\n\\nbody'"),
-        (
-            "bad-status",
-            "printf 'Status: 99 no\\nContent-Type: text/plain\\n\\nbody'",
-        ),
-        (
-            "smuggled",
-            "printf 'Content-Type: text/plain\\nX-A: a\\rb\\n\\nbody'",
-        ),
-        ("silent", "true"),
-    ];
-    for (name, script) in blocks {
-        instance.deploy(&Package::script(name, script, ""));
-        let answer = instance.get(&format!("/fn/{name}/"));
-        let problem = answer.problem(502, "function_failed");
-        assert_eq!(
-            problem["evidence"]["cause"]["cause"], "bad_output",
-            "{name}: {problem}"
-        );
-        assert_eq!(
-            instance.receipt(answer.invocation())["outcome"],
-            "function_failed",
-            "{name}"
-        );
-    }
-    let stripped = "printf 'Content-Type: text/plain\\nConnection: close\\nTransfer-Encoding: chunked\\nHearth-Start: no\\nContent-Length: 1\\n\\nwhole body'";
-    instance.deploy(&Package::script("stripped", stripped, ""));
-    let answer = instance.get("/fn/stripped/").expect(200);
-    assert_eq!(answer.text(), "whole body");
-    assert_ne!(answer.header("hearth-start"), Some("no"));
+    let _turn = turn::take!(alone);
+    let manifest = "[limits]\ntimeout = \"10s\"\n[scaling]\nmax_instances = 1\nmax_inflight = 1";
+    Victim::of_both_kinds("no-block", manifest, |victim| {
+        let instance = victim.instance;
+        let path = format!("/fn/{}/?echo-rest", victim.name);
+        let answers = |block: &str| {
+            let answer = instance.call("POST", &path, &[], block.as_bytes());
+            victim.made(answer.header("hearth-start"), "echo-rest");
+            answer
+        };
+        for block in NO_BLOCKS {
+            let answer = answers(block);
+            let problem = answer.problem(502, "function_failed");
+            let cause = &problem["evidence"]["cause"]["cause"];
+            assert_eq!(cause, "bad_output", "{block:?}: {problem}");
+            let receipt = instance.receipt(answer.invocation());
+            assert_eq!(receipt["outcome"], "function_failed", "{block:?}");
+        }
+        let stripped = "Content-Type: text/plain\nConnection: close\nTransfer-Encoding: chunked\nHearth-Start: no\nContent-Length: 1\n\nwhole body";
+        let answer = answers(stripped).expect(200);
+        assert_eq!(answer.text(), "whole body");
+        assert_ne!(answer.header("hearth-start"), Some("no"));
+    });
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::instance::Instance;
 use crate::invariants::Before;
-use crate::package::Package;
+use crate::package::{Kind, Package};
 use crate::turn;
+use crate::victim::{Sandbox, made};
 
 /// Room for what the tests leave, and few processes.
 const LIMITS: &str =
@@ -19,18 +20,24 @@ const RECYCLED_MAX: Duration = Duration::from_secs(2);
 /// What is in the writable places, one name a line.
 const LIST: &str = "cd /tmp && ls -A . /var/tmp /dev/shm | grep -v -e : -e '^$'; true";
 
-/// Runs what litters, and shows that the next one in the same sandbox finds nothing of it.
+/// Runs what litters, in a sandbox that has just been bound and again in the same one, and shows that the next call finds
+/// nothing of it.
 fn leaves(name: &str, script: &str) {
     let instance = Instance::of_all();
     // The first line of the input says which of the two it is.
     let both = format!(
         "read -r what\nif [ \"$what\" = list ]; then {LIST}; exit; fi\ncd /tmp\n{script}\necho left"
     );
-    instance.deploy(&Package::script(name, &both, LIMITS));
+    let package = Package::script(name, &both, LIMITS);
+    instance.deploy(&package);
     instance.invoke(name, b"list\n").expect(200);
+    // Another revision begins without any sandbox.
+    instance.deploy(&package.with_file("revision", 0o644, b"another"));
     let before = Before::of(instance);
-    for _ in 0..3 {
+    for expected in [Sandbox::Fresh, Sandbox::Reused, Sandbox::Reused] {
         let answer = instance.invoke(name, b"litter\n").expect(200);
+        let sandbox = made(Kind::Native, answer.header("hearth-start"), name);
+        assert_eq!(sandbox, expected, "{name}");
         assert!(answer.text().ends_with("left\n"), "{}", answer.text());
         let receipt = instance.receipt(answer.invocation());
         assert_eq!(receipt["residue"]["none"], true, "{receipt}");

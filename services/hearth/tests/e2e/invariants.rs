@@ -16,12 +16,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::instance::{HEARTH, Instance};
+use crate::canaries::{self, Content};
+use crate::instance::Instance;
 use crate::package::{Kind, Package};
 use crate::wait::{SOON, until};
 use crate::world;
@@ -39,9 +38,6 @@ const CHARGE_GROWTH_MAX: u64 = 6 << 20;
 
 /// From here on uids belong to sandboxes.
 const SANDBOX_IDS_FIRST: u32 = 0x7000_0000;
-
-/// Settings under /proc/sys/kernel that change by themselves.
-const RESTLESS_SETTINGS: [&str; 3] = ["/random/", "/ns_last_pid", "/pty/nr"];
 
 /// Every outcome that an invocation can have (docs/function-authors.md), without those that would be Hearth's own fault.
 const OUTCOMES: [&str; 10] = [
@@ -61,7 +57,7 @@ const OUTCOMES: [&str; 10] = [
 #[derive(Debug)]
 pub(crate) struct Before {
     files: BTreeSet<PathBuf>,
-    canaries: Vec<String>,
+    canaries: BTreeMap<PathBuf, Content>,
     settings: BTreeMap<PathBuf, String>,
     objects: BTreeSet<String>,
     /// Of the gateway and of the spawner, in bytes.
@@ -80,8 +76,8 @@ impl Before {
         instance.assert_clean();
         Self {
             files: files_below(&instance.home.data()),
-            canaries: canaries(instance),
-            settings: settings(),
+            canaries: canaries::files(instance),
+            settings: canaries::settings(),
             objects: objects_of_sandboxes(),
             resident: resident(instance),
             charged: charged(instance),
@@ -115,8 +111,13 @@ impl Before {
         // I5
         assert_outcomes_are_known(instance);
         // I6
-        assert_eq!(canaries(instance), self.canaries, "files of the host");
-        assert_eq!(settings(), self.settings, "settings of the kernel");
+        let now = canaries::files(instance);
+        let changed: Vec<&PathBuf> = (self.canaries.iter())
+            .filter(|(path, content)| now.get(*path) != Some(content))
+            .map(|(path, _)| path)
+            .collect();
+        assert_eq!(changed, Vec::<&PathBuf>::new(), "files of the host");
+        assert_eq!(canaries::settings(), self.settings, "the kernel's settings");
         // I7
         until("memory is as before", SOON, || {
             self.compare_memory(instance)
@@ -170,7 +171,7 @@ fn assert_outcomes_are_known(instance: &Instance) {
 }
 
 /// Every file below the data directory by name, without those that the database makes and removes as it likes.
-fn files_below(data: &Path) -> BTreeSet<PathBuf> {
+pub(crate) fn files_below(data: &Path) -> BTreeSet<PathBuf> {
     let mut files = BTreeSet::new();
     let mut waiting = vec![data.to_owned()];
     while let Some(directory) = waiting.pop() {
@@ -188,46 +189,6 @@ fn files_below(data: &Path) -> BTreeSet<PathBuf> {
         }
     }
     files
-}
-
-/// Hashes of what no function may change, read through the page cache, where the attacks on shared files leave their trace.
-fn canaries(instance: &Instance) -> Vec<String> {
-    let data = instance.home.data();
-    let mut command = Command::new("sha256sum");
-    command.args(["/etc/passwd", "/etc/hosts"]);
-    for directory in ["images", "bases"] {
-        let files = files_below(&data.join(directory)).into_iter();
-        command.args(files.filter(|path| path.is_file()));
-    }
-    let output = command.output().expect("sha256sum can be executed");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    let hashes = String::from_utf8(output.stdout).expect("hashes and paths");
-    // The executable of a debug build is too large to be hashed twice per attack: the attack on shared pages does that.
-    let hearth = fs::metadata(HEARTH).expect("it is running");
-    let facts = format!(
-        "{} {} {}.{}",
-        hearth.ino(),
-        hearth.len(),
-        hearth.mtime(),
-        hearth.mtime_nsec()
-    );
-    hashes.lines().map(str::to_owned).chain([facts]).collect()
-}
-
-fn settings() -> BTreeMap<PathBuf, String> {
-    let mut settings = BTreeMap::new();
-    for path in files_below(Path::new("/proc/sys/kernel")) {
-        let name = path.to_string_lossy();
-        if RESTLESS_SETTINGS.iter().any(|part| name.contains(part)) {
-            continue;
-        }
-        // Some can only be written.
-        if let Ok(text) = fs::read_to_string(&path) {
-            settings.insert(path, text);
-        }
-    }
-    settings
 }
 
 /// Keys and System V objects of any sandbox, and named network namespaces and message queues.

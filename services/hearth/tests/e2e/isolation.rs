@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::instance::Instance;
 use crate::package::{Kind, Package};
+use crate::victim::{Sandbox, Victim, made};
 use crate::{turn, wait, world};
 
 const NAMESPACES: [&str; 8] = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup", "time"];
@@ -24,14 +25,30 @@ const ALLOWED: [&str; 1] = [
     "setfsuid",
 ];
 
-fn hostile(name: &str) -> &'static Instance {
+/// One sandbox, so that a call meets what the last one left.
+const ONE: &str = "[limits]\ntimeout = \"10s\"\n[scaling]\nmax_instances = 1\nmax_inflight = 1";
+
+/// Calls, at most, until a sandbox was seen fresh and reused: others may take its place.
+const CALLS_MAX: usize = 20;
+
+/// What a program sees in a sandbox that nothing has run in, and in one that has served calls.
+fn seen_fresh_and_reused(package: &Package, kind: Kind, mode: &str, check: impl Fn(&Value)) {
     let instance = Instance::of_all();
-    instance.deploy(&Package::hostile(
-        name,
-        Kind::Native,
-        "[limits]\ntimeout = \"10s\"",
-    ));
-    instance
+    instance.deploy(package);
+    let mut sandboxes = Vec::new();
+    for _ in 0..CALLS_MAX {
+        let answer = instance.invoke(&package.name, format!("{mode}\n").as_bytes());
+        let answer = answer.expect(200);
+        sandboxes.push(made(kind, answer.header("hearth-start"), mode));
+        check(&answer.json());
+        if [Sandbox::Fresh, Sandbox::Reused]
+            .iter()
+            .all(|sandbox| sandboxes.contains(sandbox))
+        {
+            return;
+        }
+    }
+    panic!("{mode}: only {sandboxes:?}");
 }
 
 fn report(instance: &Instance, name: &str) -> IsolationReport {
@@ -285,8 +302,11 @@ fn check_mounts(report: &IsolationReport, instance: &Instance) {
 #[test]
 fn a_native_function_sees_no_privilege_no_host_and_only_its_own_three_fds() {
     let _turn = turn::take!(shared);
-    let instance = hostile("whoami");
-    let seen = instance.invoke("whoami", b"whoami\n").expect(200).json();
+    let package = Package::hostile("whoami", Kind::Native, ONE);
+    seen_fresh_and_reused(&package, Kind::Native, "whoami", is_nobody);
+}
+
+fn is_nobody(seen: &Value) {
     let own = i32::try_from(std::process::id()).unwrap();
     for set in CAPABILITIES {
         assert_eq!(seen["status"][set], "0000000000000000", "{set}");
@@ -315,7 +335,7 @@ fn a_native_function_sees_no_privilege_no_host_and_only_its_own_three_fds() {
     for pid in seen["processes"].as_array().unwrap() {
         assert!(*pid == 1 || *pid == seen["pid"], "{}", seen["processes"]);
     }
-    check_files(&seen, instance);
+    check_files(seen, Instance::of_all());
 }
 
 fn check_files(seen: &Value, instance: &Instance) {
@@ -386,65 +406,52 @@ fn check_files(seen: &Value, instance: &Instance) {
 #[test]
 fn no_attempt_to_get_out_succeeds() {
     let _turn = turn::take!(shared);
-    let instance = hostile("escape");
-    let attempts = instance.invoke("escape", b"escape\n").expect(200).json();
-    let attempts = attempts.as_object().unwrap();
-    assert!(50 < attempts.len(), "{attempts:?}");
-    let got: Vec<&String> = attempts
-        .iter()
-        .filter(|(name, result)| *result == "ok" && !ALLOWED.contains(&name.as_str()))
-        .map(|(name, _)| name)
-        .collect();
-    assert_eq!(got, Vec::<&String>::new(), "{attempts:?}");
+    let package = Package::hostile("escape", Kind::Native, ONE);
+    seen_fresh_and_reused(&package, Kind::Native, "escape", |attempts| {
+        let attempts = attempts.as_object().unwrap();
+        assert!(50 < attempts.len(), "{attempts:?}");
+        let got: Vec<&String> = attempts
+            .iter()
+            .filter(|(name, result)| *result == "ok" && !ALLOWED.contains(&name.as_str()))
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(got, Vec::<&String>::new(), "{attempts:?}");
+    });
 }
 
 #[test]
 fn a_call_of_the_kill_class_ends_the_function_and_the_answer_names_the_profile() {
-    let _turn = turn::take!(shared);
-    let instance = hostile("kill-class");
-    for call in ["reboot", "kexec_load", "init_module", "open_by_handle_at"] {
-        let answer = instance.invoke("kill-class", format!("escape-kill {call}\n").as_bytes());
-        let problem = answer.problem(502, "function_killed");
-        assert_eq!(
-            problem["evidence"]["cause"]["cause"], "seccomp",
-            "{call}: {problem}"
-        );
-        assert_eq!(
-            problem["evidence"]["cause"]["profile"], "default",
-            "{call}: {problem}"
-        );
-        assert_eq!(
-            problem["evidence"]["cause"]["call"]["name"], call,
-            "{call}: {problem}"
-        );
-    }
+    let _turn = turn::take!(alone);
+    Victim::fresh_and_reused("kill-class", Kind::Native, ONE, |victim| {
+        for call in ["reboot", "kexec_load", "init_module", "open_by_handle_at"] {
+            let mode = format!("escape-kill {call}");
+            let (problem, _) = victim.fails(&mode, 502, "function_killed");
+            let cause = &problem["evidence"]["cause"];
+            assert_eq!(cause["cause"], "seccomp", "{call}: {problem}");
+            assert_eq!(cause["profile"], "default", "{call}: {problem}");
+            assert_eq!(cause["call"]["name"], call, "{call}: {problem}");
+            victim.behaves();
+        }
+    });
 }
 
 #[test]
 fn a_wasm_function_has_no_files_and_an_environment_of_its_own() {
     let _turn = turn::take!(shared);
-    let instance = Instance::of_all();
-    instance.deploy(&Package::hostile(
-        "wasm-whoami",
-        Kind::Wasm,
-        "[env]\nGREETING = \"hello\"",
-    ));
-    let seen = instance
-        .invoke("wasm-whoami", b"whoami\n")
-        .expect(200)
-        .json();
-    assert_eq!(seen["fds"], serde_json::json!([0, 1, 2]), "{seen}");
-    assert_eq!(seen["preopens"], serde_json::json!([]), "{seen}");
-    for (path, result) in seen["opens"].as_object().unwrap() {
-        assert_ne!(result, "ok", "{path}");
-    }
-    assert_eq!(seen["environment"]["GREETING"], "hello", "{seen}");
-    for name in seen["environment"].as_object().unwrap().keys() {
-        assert!(
-            !name.contains("PATH") && !name.starts_with("HEARTH_"),
-            "{seen}"
-        );
-    }
+    let manifest = format!("[env]\nGREETING = \"hello\"\n{ONE}");
+    let package = Package::hostile("wasm-whoami", Kind::Wasm, &manifest);
+    seen_fresh_and_reused(&package, Kind::Wasm, "whoami", |seen| {
+        assert_eq!(seen["fds"], serde_json::json!([0, 1, 2]), "{seen}");
+        assert_eq!(seen["preopens"], serde_json::json!([]), "{seen}");
+        for (path, result) in seen["opens"].as_object().unwrap() {
+            assert_ne!(result, "ok", "{path}");
+        }
+        assert_eq!(seen["environment"]["GREETING"], "hello", "{seen}");
+        for name in seen["environment"].as_object().unwrap().keys() {
+            let own = name.contains("PATH") || name.starts_with("HEARTH_");
+            assert!(!own, "{seen}");
+        }
+    });
 }
 
 #[test]

@@ -20,8 +20,7 @@ const LATE_MAX: Duration = Duration::from_millis(500);
 #[test]
 fn memory_beyond_the_limit_ends_the_function_with_oom_and_the_peak_as_evidence() {
     let _turn = turn::take!(alone);
-    for kind in Kind::BOTH {
-        let victim = Victim::new("memory", kind, TIGHT);
+    Victim::of_both_kinds("memory", TIGHT, |victim| {
         let (problem, receipt) = victim.fails("memory", 502, "function_killed");
         let cause = &problem["evidence"]["cause"];
         assert_eq!(cause["cause"], "oom", "{problem}");
@@ -29,8 +28,7 @@ fn memory_beyond_the_limit_ends_the_function_with_oom_and_the_peak_as_evidence()
         let peak = cause["peak_bytes"].as_u64().unwrap();
         assert!((48 * MIB..=64 * MIB).contains(&peak), "{problem}");
         assert_eq!(limits_hit(&receipt), ["memory"]);
-        victim.recovers();
-    }
+    });
 }
 
 #[test]
@@ -51,25 +49,25 @@ fn a_function_that_exceeds_its_cpu_share_is_slowed_down_and_the_receipt_says_so(
 #[test]
 fn a_fork_bomb_and_a_thread_bomb_meet_the_process_limit_and_are_gone_afterwards() {
     let _turn = turn::take!(alone);
-    let victim = Victim::new("pids", Kind::Native, TIGHT);
-    for mode in ["forkbomb 100", "threads 100"] {
-        let (text, receipt) = victim.succeeds(mode);
-        let made: u64 = text.split([' ', ',']).nth(1).unwrap().parse().unwrap();
-        assert!((10..16).contains(&made), "{text}");
-        assert!(!text.contains("none"), "{text}");
-        assert_eq!(limits_hit(&receipt), ["pids"], "{receipt}");
-        let killed = receipt["residue"]["processes_killed"].as_u64().unwrap();
-        assert_eq!(
-            killed,
-            if mode.starts_with("fork") { made } else { 0 },
-            "{receipt}"
-        );
-        assert_eq!(receipt["residue"]["none"], true, "{receipt}");
-        victim.recovers();
-    }
-    let (_, receipt) = victim.fails("forkbomb 100 stay", 504, "function_timed_out");
-    assert!(limits_hit(&receipt).contains(&"pids"), "{receipt}");
-    victim.recovers();
+    Victim::fresh_and_reused("pids", Kind::Native, TIGHT, |victim| {
+        for mode in ["forkbomb 100", "threads 100"] {
+            let (text, receipt) = victim.succeeds(mode);
+            let made: u64 = text.split([' ', ',']).nth(1).unwrap().parse().unwrap();
+            assert!((10..16).contains(&made), "{text}");
+            assert!(!text.contains("none"), "{text}");
+            assert_eq!(limits_hit(&receipt), ["pids"], "{receipt}");
+            let killed = receipt["residue"]["processes_killed"].as_u64().unwrap();
+            assert_eq!(
+                killed,
+                if mode.starts_with("fork") { made } else { 0 },
+                "{receipt}"
+            );
+            assert_eq!(receipt["residue"]["none"], true, "{receipt}");
+            victim.behaves();
+        }
+        let (_, receipt) = victim.fails("forkbomb 100 stay", 504, "function_timed_out");
+        assert!(limits_hit(&receipt).contains(&"pids"), "{receipt}");
+    });
 }
 
 #[test]
@@ -83,8 +81,8 @@ fn whatever_a_function_does_instead_of_ending_it_ends_at_its_time_limit() {
         "read-nothing stay",
     ];
     let native = ["stop-self", "ignore-signals", "close-all-and-sleep"];
-    for kind in Kind::BOTH {
-        let victim = Victim::new("timeout", kind, TIGHT);
+    Victim::of_both_kinds("timeout", TIGHT, |victim| {
+        let kind = victim.kind();
         let modes = everywhere.iter().chain(if kind == Kind::Native {
             &native[..]
         } else {
@@ -105,27 +103,27 @@ fn whatever_a_function_does_instead_of_ending_it_ends_at_its_time_limit() {
             );
             victim.behaves();
         }
-        victim.recovers();
-    }
+    });
 }
 
 #[test]
 fn scratch_is_limited_in_bytes_and_in_files_and_the_next_invocation_finds_it_empty() {
     let _turn = turn::take!(alone);
-    let victim = Victim::new("scratch", Kind::Native, TIGHT);
-    for mode in ["scratch-fill", "scratch-inodes"] {
-        let (text, receipt) = victim.succeeds(mode);
-        assert!(text.contains("No space left on device"), "{text}");
-        assert_eq!(limits_hit(&receipt), ["scratch"], "{mode}: {receipt}");
-        // A second one gets as far as the first. Whether in the same sandbox the kernel decides: it may be slow to give
-        // up a thousand inodes, and then the sandbox is not used again.
-        let answer = victim.attack(mode).expect(200);
-        assert_eq!(answer.text(), text, "{receipt}");
-        victim.recovers();
-    }
-    let (text, _) = victim.succeeds("scratch-fill");
-    let written: u64 = text.split([' ', ',']).nth(1).unwrap().parse().unwrap();
-    assert_eq!(written, 4 * MIB, "{text}");
+    Victim::fresh_and_reused("scratch", Kind::Native, TIGHT, |victim| {
+        for mode in ["scratch-fill", "scratch-inodes"] {
+            let (text, receipt) = victim.succeeds(mode);
+            assert!(text.contains("No space left on device"), "{text}");
+            assert_eq!(limits_hit(&receipt), ["scratch"], "{mode}: {receipt}");
+            // A second one gets as far as the first. Whether in the same sandbox the kernel decides: it may be slow to give
+            // up a thousand inodes, and then the sandbox is not used again.
+            let answer = victim.attack(mode).expect(200);
+            assert_eq!(answer.text(), text, "{receipt}");
+            victim.behaves();
+        }
+        let (text, _) = victim.succeeds("scratch-fill");
+        let written: u64 = text.split([' ', ',']).nth(1).unwrap().parse().unwrap();
+        assert_eq!(written, 4 * MIB, "{text}");
+    });
 }
 
 #[test]
@@ -165,64 +163,65 @@ fn a_body_beyond_the_limit_is_refused_before_anything_runs() {
     }
 }
 
+/// Of answers that are held back whole.
+const SMALL: &str =
+    "[limits]\nresponse = \"32KiB\"\n[scaling]\nmax_instances = 1\nmax_inflight = 1";
+
 #[test]
 fn output_beyond_the_limit_is_an_error_and_breaks_an_answer_that_has_begun() {
     let _turn = turn::take!(alone);
-    for kind in Kind::BOTH {
-        let small = Victim::new("response-small", kind, "[limits]\nresponse = \"32KiB\"");
-        let (problem, receipt) = small.fails("flood-stdout 100000", 502, "response_too_large");
+    Victim::of_both_kinds("response-small", SMALL, |victim| {
+        let (problem, receipt) = victim.fails("flood-stdout 100000", 502, "response_too_large");
         assert_eq!(problem["evidence"]["limit_bytes"], 32 << 10, "{problem}");
-        assert!(
-            (32 << 10) <= problem["evidence"]["seen_bytes"].as_u64().unwrap(),
-            "{problem}"
-        );
+        let seen = problem["evidence"]["seen_bytes"].as_u64().unwrap();
+        assert!((32 << 10) <= seen, "{problem}");
         assert_eq!(limits_hit(&receipt), ["response"]);
-        let fits = small.attack("flood-stdout 32768").expect(200);
+        let fits = victim.attack("flood-stdout 32768").expect(200);
         assert_eq!(fits.body.len(), 32 << 10);
-        small.recovers();
-
-        // More than is held back: the status is out already.
-        let large = Victim::new("response-large", kind, TIGHT);
+    });
+    // More than is held back: the status is out already.
+    Victim::of_both_kinds("response-large", TIGHT, |victim| {
         for mode in ["flood-stdout", "flood-both", "flood-stdout 262145"] {
-            let mut connection = Connection::open(large.instance.address).unwrap();
-            let path = format!("/invoke/{}", large.name);
-            connection
-                .send("POST", &path, &[], format!("{mode}\n").as_bytes())
-                .unwrap();
-            let (status, headers) = connection.head().unwrap();
-            assert_eq!(status, 200, "{mode}");
-            let id = headers
-                .iter()
-                .find(|(name, _)| name == "hearth-invocation")
-                .unwrap()
-                .1
-                .clone();
-            let mut rest = Vec::new();
-            drop(std::io::Read::read_to_end(connection.raw(), &mut rest));
-            assert!(
-                !rest.ends_with(b"0\r\n\r\n"),
-                "{mode}: half an answer looks like a whole one"
-            );
-            let receipt = large.instance.receipt(&id);
-            assert_eq!(
-                receipt["outcome"], "response_too_large",
-                "{mode}: {receipt}"
-            );
-            large.behaves();
+            is_broken_off(victim, mode);
+            victim.behaves();
         }
-        assert_eq!(
-            large.attack("flood-stdout 262144").expect(200).body.len(),
-            256 << 10
-        );
-        large.recovers();
-    }
+        let fits = victim.attack("flood-stdout 262144").expect(200);
+        assert_eq!(fits.body.len(), 256 << 10);
+    });
+}
+
+/// Half an answer must not look like a whole one.
+fn is_broken_off(victim: &Victim, mode: &str) {
+    let mut connection = Connection::open(victim.instance.address).unwrap();
+    let (path, input) = (format!("/invoke/{}", victim.name), format!("{mode}\n"));
+    connection
+        .send("POST", &path, &[], input.as_bytes())
+        .unwrap();
+    let (status, headers) = connection.head().unwrap();
+    assert_eq!(status, 200, "{mode}");
+    let header = |name: &str| {
+        let found = headers.iter().find(|(own, _)| own == name);
+        found
+            .unwrap_or_else(|| panic!("{name}: {headers:?}"))
+            .1
+            .clone()
+    };
+    victim.made(Some(&header("hearth-start")), mode);
+    let mut rest = Vec::new();
+    drop(std::io::Read::read_to_end(connection.raw(), &mut rest));
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "{mode}");
+    let receipt = victim.instance.receipt(&header("hearth-invocation"));
+    assert_eq!(
+        receipt["outcome"], "response_too_large",
+        "{mode}: {receipt}"
+    );
 }
 
 #[test]
 fn a_log_beyond_the_limit_is_cut_and_counted_and_what_follows_a_line_of_a_mebibyte_arrives() {
     let _turn = turn::take!(alone);
-    for kind in Kind::BOTH {
-        let victim = Victim::new("log", kind, TIGHT);
+    Victim::of_both_kinds("log", TIGHT, |victim| {
+        let kind = victim.kind();
         let (text, receipt) = victim.succeeds("long-log-line");
         assert_eq!(text, "logged\n");
         let lines: Vec<(&str, bool)> = receipt["log"]
@@ -255,32 +254,33 @@ fn a_log_beyond_the_limit_is_cut_and_counted_and_what_follows_a_line_of_a_mebiby
             (3_900_000..4_000_000).contains(&dropped),
             "{kind:?}: {dropped}"
         );
-        victim.recovers();
-    }
+    });
 }
 
 #[test]
 fn a_grandchild_that_holds_stdout_does_not_hold_up_the_answer_and_does_not_survive() {
     let _turn = turn::take!(alone);
-    let victim = Victim::new("daemon", Kind::Native, TIGHT);
-    for mode in ["daemon", "daemon-loud", "daemon-log"] {
-        let mut slowest_us = 0;
-        for _ in 0..5 {
-            let (text, receipt) = victim.succeeds(mode);
-            assert!(
-                text.starts_with("done\n") || text.ends_with("done\n") || text.contains("\ndone\n"),
-                "{text}"
-            );
-            // The grandchild, and perhaps the process between, whose parent had not seen its end.
-            let killed = receipt["residue"]["processes_killed"].as_u64().unwrap();
-            assert!((1..=2).contains(&killed), "{receipt}");
-            assert_eq!(receipt["residue"]["none"], true, "{receipt}");
-            slowest_us = slowest_us.max(receipt["phases"]["run_us"].as_u64().unwrap());
+    Victim::fresh_and_reused("daemon", Kind::Native, TIGHT, |victim| {
+        for mode in ["daemon", "daemon-loud", "daemon-log"] {
+            let mut slowest_us = 0;
+            for _ in 0..5 {
+                let (text, receipt) = victim.succeeds(mode);
+                assert!(
+                    text.starts_with("done\n")
+                        || text.ends_with("done\n")
+                        || text.contains("\ndone\n"),
+                    "{text}"
+                );
+                // The grandchild, and perhaps the process between, whose parent had not seen its end.
+                let killed = receipt["residue"]["processes_killed"].as_u64().unwrap();
+                assert!((1..=2).contains(&killed), "{receipt}");
+                assert_eq!(receipt["residue"]["none"], true, "{receipt}");
+                slowest_us = slowest_us.max(receipt["phases"]["run_us"].as_u64().unwrap());
+            }
+            println!("{mode}: the slowest of five answers took {slowest_us} us");
+            assert!(slowest_us < 150_000, "{mode}: {slowest_us} us");
         }
-        println!("{mode}: the slowest of five answers took {slowest_us} us");
-        assert!(slowest_us < 150_000, "{mode}: {slowest_us} us");
-        victim.recovers();
-    }
+    });
 }
 
 #[test]

@@ -6,12 +6,15 @@
 //! http       one connection, byte by byte                        world      what is on the host because of an instance
 //! turn       which tests may run beside each other               wait       until something holds, or a deadline passes
 //! invariants what must hold after every attack                   victim     the hostile program, deployed
+//! canaries   what no function may change
 //! ```
 //!
 //! The tests are in `attacks` (by what they attack), `bundled` (every function that ships), `isolation`, `violations`, `limits`,
 //! `failures`, `reuse`, `errors`, `clients`, `hostfiles`, `deploys`, `bombs`, `doctor`, `rootless`, `life`
 //! (what is killed, and what then happens) and `load`. They need root; without it each says so and passes.
 
+#[cfg(test)]
+mod canaries;
 #[cfg(test)]
 mod http;
 #[cfg(test)]

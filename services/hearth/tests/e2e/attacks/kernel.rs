@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The kernel's surface as a native function can reach it: files, devices, calls, sockets, other processes.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-
 use super::{all_refused, members};
+use crate::canaries::{cached, uncached};
 use crate::instance::Instance;
 use crate::package::{Kind, Package};
 use crate::turn;
@@ -267,29 +264,6 @@ fn above_the_root_is_the_root_and_the_working_directory_is_inside() {
     }
 }
 
-/// How the kernel must be asked to read past its cache: whole blocks, into memory that begins at one.
-const BLOCK_BYTES: usize = 4096;
-
-/// A file's content as it is on the disk, where the file system can read past its cache.
-fn uncached(path: &std::path::Path) -> Option<Vec<u8>> {
-    let mut options = File::options();
-    let mut file = options
-        .read(true)
-        .custom_flags(nix::libc::O_DIRECT)
-        .open(path)
-        .ok()?;
-    let mut room = vec![0_u8; (1 << 20) + BLOCK_BYTES];
-    let begin = room.as_ptr().align_offset(BLOCK_BYTES);
-    let mut content = Vec::new();
-    loop {
-        let count = file.read(&mut room[begin..begin + (1 << 20)]).ok()?;
-        if count == 0 {
-            return Some(content);
-        }
-        content.extend_from_slice(&room[begin..begin + count]);
-    }
-}
-
 #[test]
 fn a_shared_base_file_reads_the_same_after_every_known_way_to_poison_its_pages() {
     let _turn = turn::take!(alone);
@@ -304,27 +278,19 @@ fn a_shared_base_file_reads_the_same_after_every_known_way_to_poison_its_pages()
     let libc = libc.into_iter().find(|path| base.join(path).is_file());
     let libc = libc.unwrap_or_else(|| panic!("no C library in {}", base.display()));
     let host_path = base.join(libc);
-    let before = std::fs::read(&host_path).unwrap();
-    let hearth = std::fs::read(crate::instance::HEARTH).unwrap();
+    let hearth = std::path::Path::new(crate::instance::HEARTH);
+    let before = [cached(&host_path), uncached(&host_path)];
+    assert_eq!(before[0], before[1], "the same bytes");
+    let executable = [cached(hearth), uncached(hearth)];
     Victim::fresh_and_reused("poison", Kind::Native, ON_MINIMAL, |victim| {
         let attempts = victim.attack(&format!("poison /{libc}")).expect(200).json();
         for (attempt, answer) in members(&attempts) {
             let allowed = attempt.starts_with("sendfile");
             assert!(allowed || answer != "ok", "{attempt}: {answer}");
         }
-        assert!(
-            std::fs::read(&host_path).unwrap() == before,
-            "through the cache"
-        );
-        assert!(
-            std::fs::read(crate::instance::HEARTH).unwrap() == hearth,
-            "the host's own executable"
-        );
-        match uncached(&host_path) {
-            Some(content) => assert!(content == before, "past the cache"),
-            None => println!(
-                "SKIPPED: the file system of the data directory cannot read past its cache"
-            ),
-        }
+        let now = [cached(&host_path), uncached(&host_path)];
+        assert_eq!(now, before, "through the cache, and past it");
+        let now = [cached(hearth), uncached(hearth)];
+        assert_eq!(now, executable, "the host's own executable");
     });
 }

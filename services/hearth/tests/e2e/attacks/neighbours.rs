@@ -11,7 +11,7 @@ use super::all_refused;
 use crate::instance::Instance;
 use crate::package::{Kind, Package};
 use crate::turn;
-use crate::victim::{NARROW, Victim};
+use crate::victim::{NARROW, Victim, made};
 use crate::wait::{SOON, until_true};
 
 /// A second tenant.
@@ -129,6 +129,7 @@ fn sandboxes_made_at_once_share_no_mount_that_can_be_written() {
 
 fn victim_table(name: &str) -> Value {
     let answer = Instance::of_all().invoke(name, b"whoami\n").expect(200);
+    made(Kind::Native, answer.header("hearth-start"), "whoami");
     answer.json()["mounts"].clone()
 }
 

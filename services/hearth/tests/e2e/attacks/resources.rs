@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a function can use up in less obvious ways than `limits` has: address space, kernel memory, pages of files, names.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -9,7 +10,7 @@ use super::{all_refused, members};
 use crate::http::Answer;
 use crate::instance::Instance;
 use crate::package::{Kind, Package};
-use crate::victim::{NARROW, Victim, limits_hit};
+use crate::victim::{NARROW, Victim, limits_hit, made};
 use crate::wait::{SOON, until_true};
 use crate::{turn, world};
 
@@ -133,28 +134,30 @@ fn during(victim: &Victim, ours: &str, neighbour: &str, theirs: &str) -> Answer 
 #[test]
 fn reading_more_than_fits_into_memory_is_its_readers_own_cost() {
     let _turn = turn::take!(alone);
-    let instance = Instance::of_all();
     // 48 MiB that do not compress to the same page, in a sandbox of 32 MiB.
     let content: Vec<u8> = (0..48 * MIB / 8).flat_map(u64::to_le_bytes).collect();
-    let manifest = "[limits]\nmemory = \"32MiB\"\ntimeout = \"2s\"";
-    let package =
-        Package::hostile("thrash", Kind::Native, manifest).with_file("data", 0o644, &content);
-    instance.deploy(&package);
-    let victim = Victim::new("beside-thrash", Kind::Native, NARROW);
-    std::thread::scope(|scope| {
-        let attack = scope.spawn(|| instance.invoke("thrash", b"read-over /function/data\n"));
-        let mut slowest = Duration::ZERO;
-        while !attack.is_finished() {
-            let began = Instant::now();
-            victim.behaves();
-            slowest = slowest.max(began.elapsed());
-        }
-        let answer = attack.join().unwrap();
-        answer.problem(504, "function_timed_out");
-        println!("the neighbour's slowest answer took {slowest:?}");
-        assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    let manifest = "[limits]\nmemory = \"32MiB\"\ntimeout = \"2s\"\n[scaling]\nmax_instances = 1";
+    let files: [(&str, &[u8]); 1] = [("data", &content)];
+    Victim::with_files("thrash", Kind::Native, manifest, &files, |victim| {
+        let instance = victim.instance;
+        instance.deploy(&Package::hostile("beside-thrash", Kind::Native, NARROW));
+        std::thread::scope(|scope| {
+            let attack = scope.spawn(|| {
+                let mode = "read-over /function/data";
+                victim.fails(mode, 504, "function_timed_out")
+            });
+            let mut slowest = Duration::ZERO;
+            while !attack.is_finished() {
+                let began = Instant::now();
+                instance.invoke("beside-thrash", b"print on\n").expect(200);
+                slowest = slowest.max(began.elapsed());
+            }
+            attack.join().unwrap();
+            println!("the neighbour's slowest answer took {slowest:?}");
+            assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+        });
+        instance.remove("beside-thrash");
     });
-    victim.recovers();
 }
 
 #[test]
@@ -172,29 +175,40 @@ fn memory_cannot_be_locked_nor_had_in_huge_pages() {
 #[test]
 fn a_sandbox_has_no_swap() {
     let _turn = turn::take!(alone);
-    let victim = Victim::new("swapless", Kind::Native, NARROW);
-    let mut seen = 0;
-    for (directory, sandboxes) in world::cgroups_of(&victim.instance.home.instance()) {
-        for sandbox in sandboxes {
-            let read = |file: &str| std::fs::read_to_string(directory.join(&sandbox).join(file));
-            if let (Ok(memory), Ok(both)) = (
-                read("memory.limit_in_bytes"),
-                read("memory.memsw.limit_in_bytes"),
-            ) {
-                assert_eq!(memory, both, "memory, and memory with swap");
-                seen += 1;
-            } else if let Ok(swap) = read("memory.swap.max") {
-                assert_eq!(swap.trim(), "0");
-                seen += 1;
-            } else if let Ok(swappiness) = read("memory.swappiness") {
-                // A kernel that does not count swap (no swapaccount) can be told not to use it.
-                assert_eq!(swappiness.trim(), "0");
-                seen += 1;
-            }
+    Victim::of_both_kinds("swapless", NARROW, |victim| {
+        // What does not fit into memory goes nowhere else.
+        let (problem, _) = victim.fails("memory", 502, "function_killed");
+        assert_eq!(problem["evidence"]["cause"]["cause"], "oom", "{problem}");
+        victim.behaves();
+        let mut seen = 0;
+        for (directory, sandboxes) in world::cgroups_of(&victim.instance.home.instance()) {
+            seen += sandboxes
+                .iter()
+                .filter(|sandbox| is_swapless(&directory.join(sandbox)))
+                .count();
         }
+        assert!(0 < seen);
+    });
+}
+
+/// Whether this is a cgroup that counts memory; then it may have no swap.
+fn is_swapless(sandbox: &Path) -> bool {
+    let read = |file: &str| std::fs::read_to_string(sandbox.join(file));
+    let (memory, both) = (
+        read("memory.limit_in_bytes"),
+        read("memory.memsw.limit_in_bytes"),
+    );
+    if let (Ok(memory), Ok(both)) = (memory, both) {
+        assert_eq!(memory, both, "memory, and memory with swap");
+    } else if let Ok(swap) = read("memory.swap.max") {
+        assert_eq!(swap.trim(), "0");
+    } else if let Ok(swappiness) = read("memory.swappiness") {
+        // A kernel that does not count swap (no swapaccount) can be told not to use it.
+        assert_eq!(swappiness.trim(), "0");
+    } else {
+        return false;
     }
-    assert!(0 < seen);
-    victim.recovers();
+    true
 }
 
 #[test]
@@ -289,14 +303,10 @@ fn the_hosts_disks_cannot_be_flushed() {
 #[test]
 fn a_function_that_crashes_leaves_no_core_anywhere() {
     let _turn = turn::take!(alone);
-    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
-    if pattern.starts_with('|') {
-        println!("SKIPPED: the host pipes cores to a program; hearth doctor tells of the risk");
-    }
     Victim::fresh_and_reused("crash", Kind::Native, NARROW, |victim| {
         let limits = victim.attack("whoami").expect(200).json()["limits"].to_string();
         assert!(
-            limits.contains("Max core file size        0                    0 "),
+            limits.contains("Max core file size        1                    1 "),
             "{limits}"
         );
         for (mode, signal) in [("segfault", 11), ("trap", 6), ("signal 3", 3)] {
@@ -304,16 +314,20 @@ fn a_function_that_crashes_leaves_no_core_anywhere() {
             assert_eq!(problem["evidence"]["cause"]["signal"], signal, "{problem}");
             assert_eq!(receipt["residue"], Value::Null, "destroyed: {receipt}");
         }
-        // Neither in the directory that the gateway, the spawner or this test run in, nor where cores are often put.
-        for place in [".", "/", "/tmp", "/var/lib/systemd/coredump", "/var/crash"] {
-            let entries = std::fs::read_dir(place).into_iter().flatten();
-            let cores = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-            let cores: Vec<_> = cores
-                .filter(|name| name == "core" || name.starts_with("core."))
-                .collect();
-            assert_eq!(cores, Vec::<String>::new(), "{place}");
-        }
+        no_core_is_anywhere();
     });
+}
+
+/// Neither in the directory that the gateway, the spawner or this test run in, nor where cores are often put.
+pub(super) fn no_core_is_anywhere() {
+    for place in [".", "/", "/tmp", "/var/lib/systemd/coredump", "/var/crash"] {
+        let entries = std::fs::read_dir(place).into_iter().flatten();
+        let cores = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let cores: Vec<_> = cores
+            .filter(|name| name == "core" || name.starts_with("core."))
+            .collect();
+        assert_eq!(cores, Vec::<String>::new(), "{place}");
+    }
 }
 
 #[test]
@@ -351,45 +365,45 @@ const CROWD: usize = 1000;
 fn a_crowd_before_one_sandbox_is_refused_at_once_and_costs_the_gateway_nothing() {
     let _turn = turn::take!(alone);
     let instance = Instance::start(&["--queue-len", "64", "--queue-wait", "2s"]);
-    instance.deploy(&Package::hostile(
-        "crowded",
-        Kind::Native,
-        "[limits]\ntimeout = \"60s\"\n[scaling]\nmax_instances = 1",
-    ));
-    let crowd = || {
-        std::thread::scope(|scope| {
-            let running = scope.spawn(|| instance.invoke("crowded", b"sleep 3000\n"));
-            until_true("the first one runs", SOON, || {
-                instance.metric("hearth_invocations_inflight", &[]) == 1.0
-            });
-            let mut answers: Vec<Answer> = Vec::new();
-            let calls: Vec<_> = (0..CROWD)
-                .map(|_| scope.spawn(|| instance.invoke("crowded", b"print x\n")))
-                .collect();
-            for call in calls {
-                answers.push(call.join().unwrap());
-            }
-            running.join().unwrap().expect(200);
-            answers
-        })
-    };
-    // The first time fills the room for receipts, the second is measured.
-    crowd();
-    let before = world::resident_bytes(instance.gateway());
-    let answers = crowd();
-    let refused = answers.iter().filter(|answer| answer.status == 429);
-    for answer in refused.clone() {
-        answer.problem(429, "throttled");
-        let seconds = answer
-            .header("retry-after")
-            .and_then(|text| text.parse::<u32>().ok());
-        assert!(seconds.is_some());
+    let manifest = "[limits]\ntimeout = \"60s\"\n[scaling]\nmax_instances = 1\nmax_inflight = 1";
+    for kind in Kind::BOTH {
+        instance.deploy(&Package::hostile(kind.as_str(), kind, manifest));
+        // The first time fills the room for receipts, the second is measured.
+        crowd(&instance, kind);
+        let before = world::resident_bytes(instance.gateway());
+        let answers = crowd(&instance, kind);
+        let refused = answers.iter().filter(|answer| answer.status == 429);
+        for answer in refused.clone() {
+            answer.problem(429, "throttled");
+            let seconds = answer
+                .header("retry-after")
+                .and_then(|text| text.parse::<u32>().ok());
+            assert!(seconds.is_some());
+        }
+        // Those that found a place in the queue are refused only once they have waited for long enough.
+        assert!(CROWD - 64 <= refused.count());
+        let grown = world::resident_bytes(instance.gateway()).saturating_sub(before);
+        println!("{CROWD} calls at once: the gateway grew by {grown} bytes");
+        assert!(grown < 16 * MIB, "{grown}");
     }
-    // Those that found a place in the queue are refused only once they have waited for long enough.
-    assert!(CROWD - 64 <= refused.count());
-    let grown = world::resident_bytes(instance.gateway()).saturating_sub(before);
-    println!("{CROWD} calls at once: the gateway grew by {grown} bytes");
-    assert!(grown < 16 * MIB, "{grown}");
     instance.assert_clean();
     instance.stop();
+}
+
+/// What a crowd is answered that comes while the only sandbox is busy.
+fn crowd(instance: &Instance, kind: Kind) -> Vec<Answer> {
+    let name = kind.as_str();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| instance.invoke(name, b"sleep 3000\n"));
+        until_true("the first one runs", SOON, || {
+            instance.metric("hearth_invocations_inflight", &[]) == 1.0
+        });
+        let calls: Vec<_> = (0..CROWD)
+            .map(|_| scope.spawn(|| instance.invoke(name, b"print x\n")))
+            .collect();
+        let answers = calls.into_iter().map(|call| call.join().unwrap()).collect();
+        let held = running.join().unwrap().expect(200);
+        made(kind, held.header("hearth-start"), "a crowd");
+        answers
+    })
 }
