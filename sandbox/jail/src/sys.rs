@@ -12,6 +12,7 @@ pub(crate) mod privilege;
 pub(crate) mod probe;
 pub(crate) mod program;
 pub(crate) mod seccomp;
+pub(crate) mod wait;
 
 use nix::errno::Errno;
 

@@ -67,7 +67,8 @@ fn reap(command: Pid) -> io::Result<Option<ExitCode>> {
             Ok(WaitStatus::Exited(pid, code)) if pid == command => code,
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => SIGNALLED + signal as i32,
             Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return Ok(ended),
-            Ok(_) | Err(nix::Error::EINTR) => continue,
+            // EINVAL: it was reaped, and a real-time signal had ended it, which nix has no name for. Hearth ends by none.
+            Ok(_) | Err(nix::Error::EINTR | nix::Error::EINVAL) => continue,
             Err(error) => return Err(error.into()),
         };
         ended = Some(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)));

@@ -17,10 +17,7 @@ use hearth_protocol::{
 use nix::{
     errno::Errno,
     sched::CpuSet,
-    sys::{
-        signal::{Signal, kill},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
-    },
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
@@ -30,7 +27,10 @@ use super::{
 };
 use crate::{
     mounts, rlimit, seccomp, socket,
-    sys::program::{Executable, Launch, LaunchFailure, Launcher},
+    sys::{
+        program::{Executable, Launch, LaunchFailure, Launcher},
+        wait::{self, Waited},
+    },
 };
 
 /// Init's state between two packets.
@@ -185,21 +185,16 @@ const NO_PATH: &CStr = c"";
 /// Waits for the main process's end, and reaps what dies before it.
 fn wait_for(main: Pid) -> Result<ExitStatus, InitError> {
     loop {
-        match waitpid(None, ALL_CHILDREN).map_err(at("wait for the function"))? {
-            WaitStatus::Exited(pid, code) if pid == main => {
-                return Ok(ExitStatus::Exited(low_byte(code)));
-            }
-            WaitStatus::Signaled(pid, signal, _) if pid == main => {
-                return Ok(ExitStatus::Signaled(low_byte(signal as i32)));
+        match wait::for_any().map_err(at("wait for the function"))? {
+            Waited::Exited(pid, code) if pid == main => return Ok(ExitStatus::Exited(code)),
+            Waited::Signaled(pid, signal) if pid == main => {
+                return Ok(ExitStatus::Signaled(signal));
             }
             // An orphan.
             _ => {}
         }
     }
 }
-
-/// Children of whatever kind, those without an exit signal among them.
-const ALL_CHILDREN: Option<WaitPidFlag> = Some(WaitPidFlag::__WALL);
 
 /// Who is there beside init once the main process is reaped.
 enum Others {
@@ -213,9 +208,9 @@ enum Others {
 /// process in it was forked inside, so its parent is inside, too; a parent's death makes it a child of another process
 /// inside (a subreaper, or init) in the same step of the kernel; so the ancestors of any process lead to a child of init.
 fn others() -> Result<Others, InitError> {
-    match waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
+    match wait::look_for_any() {
         Err(Errno::ECHILD) => Ok(Others::None),
-        Ok(WaitStatus::StillAlive) => Ok(Others::Alive),
+        Ok(None) => Ok(Others::Alive),
         outcome => outcome.map(|_reaped| Others::Reaped).map_err(at("reap")),
     }
 }
@@ -231,7 +226,7 @@ fn kill_the_rest() -> Result<u32, InitError> {
     }
     let mut reaped = 0;
     loop {
-        match waitpid(None, ALL_CHILDREN) {
+        match wait::for_any() {
             Err(Errno::ECHILD) => return Ok(reaped),
             outcome => outcome.map_err(at("reap the rest"))?,
         };
@@ -249,9 +244,4 @@ fn failed(seq: u32, step: &str, errno: Errno) -> Event {
         step: step.to_owned(),
         errno: errno as i32,
     }
-}
-
-/// Exit codes and signal numbers have eight and seven bits (wait(2)).
-fn low_byte(value: i32) -> u8 {
-    u8::try_from(value & 0xff).unwrap_or(u8::MAX)
 }

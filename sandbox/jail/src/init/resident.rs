@@ -6,15 +6,15 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use nix::{
-    sched::CpuSet,
-    sys::wait::{WaitStatus, wait},
-};
+use nix::sched::CpuSet;
 
 use super::{InitError, at, say_up};
 use crate::{
     rlimit,
-    sys::program::{Executable, Launch, LaunchFailure, Launcher, Strings},
+    sys::{
+        program::{Executable, Launch, LaunchFailure, Launcher, Strings},
+        wait::{self, Waited},
+    },
 };
 
 /// Starts the program and waits for its end; its exit status becomes init's.
@@ -49,13 +49,11 @@ pub(super) fn run(
     say_up(setup)?;
     loop {
         // The program's own children, should it have orphaned any, come by as well.
-        match wait().map_err(at("wait for the resident program"))? {
-            WaitStatus::Exited(pid, code) if pid == program => {
-                return Ok(u8::try_from(code & 0xff).unwrap_or(u8::MAX));
-            }
-            WaitStatus::Signaled(pid, signal, _) if pid == program => {
-                // A shell's convention: 128 and the signal's number.
-                return Ok(u8::try_from(128 + signal as i32).unwrap_or(u8::MAX));
+        match wait::for_any().map_err(at("wait for the resident program"))? {
+            Waited::Exited(pid, code) if pid == program => return Ok(code),
+            // A shell's convention: 128 and the signal's number.
+            Waited::Signaled(pid, signal) if pid == program => {
+                return Ok(signal.saturating_add(128));
             }
             _ => {}
         }

@@ -44,6 +44,8 @@ fn exit_codes_and_signals_are_told_apart() {
         (["exit", "255"], ExitStatus::Exited(255)),
         (["kill", "9"], ExitStatus::Signaled(9)),
         (["kill", "11"], ExitStatus::Signaled(11)),
+        (["kill", "34"], ExitStatus::Signaled(34)),
+        (["kill", "64"], ExitStatus::Signaled(64)),
     ] {
         let sandbox = world.probe(&arguments, limits());
         assert_eq!(sandbox.run(1, b"").status, status);

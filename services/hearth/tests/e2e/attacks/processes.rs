@@ -161,9 +161,10 @@ fn every_fatal_signal_is_told_apart() {
     let _turn = turn::take!(alone);
     Victim::fresh_and_reused("fatal", Kind::Native, NARROW, |victim| {
         // All whose default is to end the process, but for SIGPIPE, which the program's start-up code ignores, and SIGBUS
-        // and SIGSEGV, for which it has a handler: `segfault` is the real one.
+        // and SIGSEGV, for which it has a handler: `segfault` is the real one. From 32 on they are the real-time signals, the
+        // first two of which belong to the C library.
         for signal in [
-            1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 14, 15, 16, 24, 25, 26, 27, 29, 30, 31,
+            1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 14, 15, 16, 24, 25, 26, 27, 29, 30, 31, 32, 34, 50, 64,
         ] {
             let (problem, _) = victim.fails(&format!("signal {signal}"), 502, "function_killed");
             let cause = &problem["evidence"]["cause"];
