@@ -355,7 +355,7 @@ pub(crate) async fn judge(
 
 /// The call for which the sandbox was killed, if it was. What else was refused is noted by the way.
 async fn forbidden(idle: &Idle, target: &Target, record: &mut Record) -> Option<RefusedCall> {
-    violations::note(&idle.sandbox, target, record).await;
+    violations::note_last(&idle.sandbox, target, record).await;
     let first = record.violations.iter().flat_map(|noted| &noted.first);
     let mut killing = first.filter(|call| call.class == ViolationClass::Kill);
     killing.next().cloned()

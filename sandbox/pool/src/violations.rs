@@ -12,6 +12,10 @@ use crate::{Target, record::Record, sandbox::Sandbox};
 /// How long the spawner's word on calls that are counted already may take. It was sent before the calls failed.
 const TOLD_WAIT_MAX: Duration = Duration::from_millis(100);
 
+/// How long to wait for the end of a sandbox that may have been ended for the last of many calls. One that lives on makes
+/// its caller wait for so long: it made more calls than are told, and then killed itself by SIGKILL.
+const END_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// The refused calls of one invocation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violations {
@@ -84,14 +88,31 @@ impl Violations {
 
 /// Notes what was refused in a sandbox that one invocation has at a time, once that has ended.
 pub(crate) async fn note(sandbox: &Sandbox, target: &Target, record: &mut Record) {
-    let count = sandbox.gauges.violations();
-    if count == 0 {
-        return;
+    let count = counted(sandbox).await;
+    if 0 < count {
+        put(count, sandbox, target, record);
     }
+}
+
+/// As [`note`], where the last call may have been the sandbox's end: that one is told however many there were before it.
+pub(crate) async fn note_last(sandbox: &Sandbox, target: &Target, record: &mut Record) {
+    let count = counted(sandbox).await;
+    if u64::from(VIOLATIONS_TOLD_MAX) < count {
+        // It is told before the end is, so that it is there then.
+        let _alive = timeout(END_WAIT_MAX, sandbox.death.seen()).await;
+    }
+    if 0 < count {
+        put(count, sandbox, target, record);
+    }
+}
+
+/// How many were refused, once the first of them are told.
+async fn counted(sandbox: &Sandbox) -> u64 {
+    let count = sandbox.gauges.violations();
     let told = usize::try_from(count.min(VIOLATIONS_TOLD_MAX.into())).unwrap_or(0);
     // Where the spawner is gone, it tells no more; the count stands.
     let _late = timeout(TOLD_WAIT_MAX, sandbox.death.violations_told(told)).await;
-    put(count, sandbox, target, record);
+    count
 }
 
 /// Notes what was refused in a sandbox that several invocations share: whose call it was is not known, and the one that

@@ -279,8 +279,8 @@ pub enum Event {
         totals: Totals,
     },
     /// The function made a system call that its profile refuses by name. Comes unasked, for the first
-    /// [`VIOLATIONS_TOLD_MAX`] since [`CreatedFd::Violations`] was read last; the others are only counted there. Sent
-    /// before the call fails, and before `Gone` where it ends the sandbox.
+    /// [`VIOLATIONS_TOLD_MAX`] since [`CreatedFd::Violations`] was read last, and for one that ends the sandbox; the others
+    /// are only counted there. Sent before the call fails, and before `Gone` where it ends the sandbox.
     Violation {
         /// In which sandbox.
         sandbox: SandboxId,

@@ -10,11 +10,11 @@ use crate::json::Json;
 use crate::lifetime::guard;
 use crate::stdio::print;
 use crate::sys::{Errno, call, raw, verdict};
-use crate::{Mode, Outcome};
+use crate::{Mode, Outcome, number};
 
 pub(crate) const MODES: &[Mode] = &[
     ("escape", "", escape),
-    ("escape-kill", "NAME", escape_kill),
+    ("escape-kill", "NAME [REFUSED]", escape_kill),
     ("syscall", "NUMBER ARGUMENTS…", any_call),
     ("int80", "", int80),
 ];
@@ -297,9 +297,11 @@ fn escape(_: &[&str]) -> Outcome {
     Ok(0)
 }
 
+/// After REFUSED calls that are merely refused.
 fn escape_kill(arguments: &[&str]) -> Outcome {
     guard()?;
-    let Some((name, attempt)) = DEADLY.iter().find(|(name, _)| arguments == [*name]) else {
+    let wanted = arguments.first();
+    let Some((name, attempt)) = DEADLY.iter().find(|(name, _)| wanted == Some(name)) else {
         return Err(format!(
             "one of: {}",
             DEADLY
@@ -309,6 +311,9 @@ fn escape_kill(arguments: &[&str]) -> Outcome {
                 .join(" ")
         ));
     };
+    for _ in 0..number(arguments, 1, 0)? {
+        drop(call!(SYS_bpf, 0, 0, 0));
+    }
     print(&format!(
         "{}\n",
         Json::object([(*name, Json::text(verdict(attempt())))])

@@ -193,8 +193,10 @@ impl Spawner {
             Answer::Errno(_) => ViolationClass::Eperm,
             Answer::Kill => ViolationClass::Kill,
         };
-        // Before the answer: when the function has ended, the gateway finds all of its calls counted.
-        if sandbox.violations.note() && sandbox.announced {
+        // Before the answer: when the function has ended, the gateway finds all of its calls counted. The one that ends
+        // the sandbox is always told: without it, its end would look like the platform's fault.
+        let in_full = sandbox.violations.note() || class == ViolationClass::Kill;
+        if in_full && sandbox.announced {
             let violation = Violation {
                 name: seccomp::name_of(question.number)
                     .unwrap_or_default()

@@ -424,13 +424,17 @@ fn a_call_of_the_kill_class_ends_the_function_and_the_answer_names_the_profile()
     let _turn = turn::take!(alone);
     Victim::fresh_and_reused("kill-class", Kind::Native, ONE, |victim| {
         for call in ["reboot", "kexec_load", "init_module", "open_by_handle_at"] {
-            let mode = format!("escape-kill {call}");
-            let (problem, _) = victim.fails(&mode, 502, "function_killed");
-            let cause = &problem["evidence"]["cause"];
-            assert_eq!(cause["cause"], "seccomp", "{call}: {problem}");
-            assert_eq!(cause["profile"], "default", "{call}: {problem}");
-            assert_eq!(cause["call"]["name"], call, "{call}: {problem}");
-            victim.behaves();
+            // Also where more calls were refused before it than are told in full.
+            for refused in [0, 20] {
+                let mode = format!("escape-kill {call} {refused}");
+                let (problem, receipt) = victim.fails(&mode, 502, "function_killed");
+                let cause = &problem["evidence"]["cause"];
+                assert_eq!(cause["cause"], "seccomp", "{mode}: {problem}");
+                assert_eq!(cause["profile"], "default", "{mode}: {problem}");
+                assert_eq!(cause["call"]["name"], call, "{mode}: {problem}");
+                assert_eq!(receipt["violations"]["count"], refused + 1, "{receipt}");
+                victim.behaves();
+            }
         }
     });
 }
