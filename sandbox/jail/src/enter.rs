@@ -18,7 +18,7 @@
 //! MAPS_WANTED ─────────────────────────▶  writes uid_map and gid_map
 //!             ◀─────────────────────────  MAPS_WRITTEN
 //! (walls, exec)
-//! OBSERVED + listener, if observed ────▶  answers every call from here on
+//! FILTERED + listener, if it must be ──▶  answers any call from here on
 //! UP + listener, sent by init ─────────▶  looks at /proc/PID/status, answers the gateway
 //! FAILED + errno + step, at any time ──▶  destroys the sandbox
 //! ```
@@ -47,7 +47,7 @@ use crate::{
     landlock, lsm,
     mounts::Scratch,
     namespace, privilege, rlimit, rootfs,
-    seccomp::{self, Asks},
+    seccomp::{self, Listener},
     socket,
     sys::{self, program::Strings},
     verify,
@@ -77,9 +77,9 @@ pub(crate) mod numbers {
 pub(crate) mod says {
     /// The user namespace exists.
     pub(crate) const MAPS_WANTED: u8 = b'M';
-    /// Every call from here on is a question; carries the filter's listener.
-    pub(crate) const OBSERVED: u8 = b'O';
-    /// Init runs; carries the filter's listener, unless that came with `OBSERVED`.
+    /// Any call from here on may be a question; carries the filter's listener.
+    pub(crate) const FILTERED: u8 = b'L';
+    /// Init runs; carries the filter's listener, unless that came with `FILTERED`.
     pub(crate) const UP: u8 = b'U';
     /// Followed by errno as four bytes, little endian, and the step's name.
     pub(crate) const FAILED: u8 = b'F';
@@ -223,9 +223,9 @@ fn user<W: Walls>(plan: &Plan<'_>) -> (Uid, Gid) {
 fn filter_calls(plan: &Plan<'_>) -> Result<(), Failure> {
     let listener = sys::seccomp::install_listening(plan.filter.program().instructions())
         .map_err(at("install the system call filter"))?;
-    if let Asks::Everything(_) = plan.filter.asks() {
-        // At once: until the spawner has it, any call but this one would wait for ever.
-        return socket::hand_over(borrowed(numbers::SETUP), says::OBSERVED, listener.as_fd())
+    if plan.filter.listener() == Listener::AtOnce {
+        // Until the spawner has it, any call but this one would wait for ever.
+        return socket::hand_over(borrowed(numbers::SETUP), says::FILTERED, listener.as_fd())
             .map_err(at("hand over the listener"));
     }
     // By number over exec. Where it has that number already it stays open by losing close-on-exec.

@@ -32,7 +32,7 @@ use seccompiler::{BpfProgram, sock_filter};
 use arch::Arch;
 use profile::Policy;
 
-pub(crate) use filter::{Answer, Asks, Caller, Filter, read_profile};
+pub(crate) use filter::{Answer, Asks, Caller, Filter, Listener, read_profile};
 
 /// Which profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! a tier ─────────────────────▶ policy ─▶ asks about refusals    ─▶ EPERM or kill
-//! a tier and a set of calls ──▶ policy ─▶ the same
+//! a tier and a set of calls ──▶ policy ─▶ the same, and ENOSYS
 //! either, observed ───────────▶ policy ─▶ asks about every call  ─▶ counted, then as the policy has it
 //! ```
 //!
@@ -35,6 +35,16 @@ pub(crate) struct Filter {
     /// What is put over each of the function's processes, where the filter allows something to init only.
     overlay: Option<Policy>,
     asks: Asks,
+    listener: Listener,
+}
+
+/// When the spawner gets a filter's listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listener {
+    /// With init's first word: what init does until then, the filter answers by itself.
+    WithInit,
+    /// As soon as the filter is up: there is no telling which of the next calls is a question.
+    AtOnce,
 }
 
 /// What a filter asks the spawner about.
@@ -92,6 +102,7 @@ impl Filter {
             policy = policy.only(only, &self::policy(Profile::Init, Arch::NATIVE)?);
         }
         let filter = match asks {
+            Asks::Refusals if only.is_some() => policy.asking_about_the_unnamed_too(),
             Asks::Refusals => policy.asking(),
             Asks::Everything(_) => policy.observed(Arch::NATIVE.number("sendmsg")),
         };
@@ -104,6 +115,10 @@ impl Filter {
             policy,
             overlay,
             asks,
+            listener: match asked {
+                Asked::Default | Asked::Strict | Asked::Resident => Listener::WithInit,
+                Asked::Learned(_) | Asked::Observed(_) => Listener::AtOnce,
+            },
         })
     }
 
@@ -120,6 +135,10 @@ impl Filter {
     /// Whether each of the function's processes gets the overlay `alone`.
     pub(crate) fn has_overlay(&self) -> bool {
         self.overlay.is_some()
+    }
+
+    pub(crate) fn listener(&self) -> Listener {
+        self.listener
     }
 
     pub(crate) fn asks(&self) -> Asks {
@@ -228,6 +247,16 @@ impl Policy {
         Self {
             calls: narrowed.collect(),
             unnamed: self.unnamed,
+        }
+    }
+
+    /// As [`Policy::asking`], for a policy that refuses most of what others allow. Calls that no rule names lie between those
+    /// that are refused by name: as questions they are one range of numbers with them, and the filter is shorter by a third.
+    /// They are not told of, and libraries make each of them once.
+    fn asking_about_the_unnamed_too(&self) -> Self {
+        Self {
+            unnamed: Verdict::Ask,
+            ..self.asking()
         }
     }
 

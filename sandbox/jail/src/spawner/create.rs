@@ -185,7 +185,7 @@ impl Spawner {
                 socket::send(starting.setup.as_fd(), &[MAPS_WRITTEN], &[])
                     .map_err(at("answer the sandbox"))
             }),
-            Some(&says::OBSERVED) => self.listen(id, received.fds.into_iter().next()),
+            Some(&says::FILTERED) => self.listen(id, received.fds.into_iter().next()),
             Some(&says::UP) => {
                 let label = self.parts.apparmor.label(*root);
                 let listener = received.fds.into_iter().next();

@@ -165,7 +165,7 @@ impl Spawner {
             .map(|it| it.violations.listener.is_some());
         let Some(listener) = listener else {
             if heard == Some(true) {
-                // An observed sandbox has handed it over before its first call.
+                // It came as soon as the filter was up.
                 return Ok(());
             }
             // Without its filter's listener a sandbox does not come up; only test-only executables have no filter.
