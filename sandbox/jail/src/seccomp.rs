@@ -41,8 +41,8 @@ pub enum Profile {
     Strict,
     /// The overlay that init puts on the program of a strict sandbox.
     Alone,
-    /// What init itself does: part of every learned profile.
-    Init,
+    /// What init itself does, and what programs do by chance of timing: part of every learned profile.
+    Always,
     /// Unknown native programs, and the init that starts them.
     Default,
     /// As `Default`, with internet sockets.
@@ -60,7 +60,7 @@ impl Profile {
     pub const ALL: [Self; 8] = [
         Self::Strict,
         Self::Alone,
-        Self::Init,
+        Self::Always,
         Self::Default,
         Self::Network,
         Self::Resident,
@@ -74,7 +74,7 @@ impl Profile {
         match self {
             Self::Strict => "strict",
             Self::Alone => "alone",
-            Self::Init => "init",
+            Self::Always => "always",
             Self::Default => "default",
             Self::Network => "network",
             Self::Resident => "resident",

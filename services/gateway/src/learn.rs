@@ -44,6 +44,8 @@ const OBSERVED_TIMEOUT_MAX: Duration = Duration::from_secs(900);
 pub(crate) struct Wish<F> {
     /// What the function is called with, one after the other.
     pub(crate) events: Vec<Bytes>,
+    /// How often they all are repeated while it is observed.
+    pub(crate) rounds: u32,
     /// How long it is observed at least.
     pub(crate) time: Duration,
     /// An event as a call.
@@ -177,7 +179,11 @@ where
     let until = Instant::now() + wish.time;
     let session = Session::begin(app, Arc::clone(&function), observing);
     let session = session.ok_or(RequestError::UnknownFunction)?;
-    let before = run_all(shard, &session.observed.target, &wish).await?;
+    let observed = Arc::clone(&session.observed.target);
+    let before = run_all(shard, &observed, &wish).await?;
+    for _ in 1..wish.rounds {
+        run_all(shard, &observed, &wish).await?;
+    }
     tokio::time::sleep_until(until.into()).await;
     let seen = session.end().await?;
     let profile = LearnedProfile::of(about(&function, &wish), tier, &seen);
@@ -213,9 +219,10 @@ fn set_profile(target: &mut Target, wanted: Profile) {
 
 fn about<F>(function: &Function, wish: &Wish<F>) -> String {
     format!(
-        "What `hearth learn` saw {} do in {} events and whatever else came within {} s; and what init needs, which \
-         every learned profile allows. Everything else is refused.",
+        "What `hearth learn` saw {} do in {} rounds of {} events, and for whoever else called it within {} s. Beside \
+         these every learned profile allows what init needs and what is a matter of timing; everything else is refused.",
         function.name(),
+        wish.rounds,
         wish.events.len(),
         wish.time.as_secs_f64(),
     )

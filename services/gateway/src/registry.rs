@@ -114,6 +114,7 @@ impl Function {
             "contract": "stdio",
             "base": base,
             "seccomp": seccomp,
+            "observed": matches!(self.target.profile(), Profile::Observed(_)),
             "entry": self.entry,
             "content_type": self.content_type.to_str().unwrap_or_default(),
             "deployed_ms": self.deployed_ms,

@@ -179,6 +179,9 @@ pub(crate) struct Learn {
     /// An input that it is called with; can be given several times
     #[arg(long = "event", value_name = "FILE")]
     pub(crate) events: Vec<PathBuf>,
+    /// How often the events are repeated while it is observed, from 1 to 100
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) rounds: u32,
     /// Observe whatever else calls it for so long, like 30s or 5m
     #[arg(long = "for", value_name = "DURATION")]
     pub(crate) time: Option<String>,

@@ -99,7 +99,7 @@ impl Filter {
         };
         let mut policy = policy(tier, Arch::NATIVE)?;
         if let Some(only) = &only {
-            policy = policy.only(only, &self::policy(Profile::Init, Arch::NATIVE)?);
+            policy = policy.only(only, &self::policy(Profile::Always, Arch::NATIVE)?);
         }
         let filter = match asks {
             Asks::Refusals if only.is_some() => policy.asking_about_the_unnamed_too(),
@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn a_part_of_a_tier_allows_nothing_that_the_tier_does_not() {
         for arch in BOTH {
-            let init = policy(Profile::Init, arch).unwrap();
+            let init = policy(Profile::Always, arch).unwrap();
             for tier in TIERS {
                 let tier = policy(tier, arch).unwrap();
                 let mut some = CallSet::default();
@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn every_tier_allows_what_init_needs() {
         for arch in BOTH {
-            let init = policy(Profile::Init, arch).unwrap();
+            let init = policy(Profile::Always, arch).unwrap();
             for tier in TIERS {
                 let tier = policy(tier, arch).unwrap();
                 for (number, arguments) in probes(arch, &init) {

@@ -2,7 +2,7 @@
 //! What functions are seen to do: the calls of observed sandboxes, counted, and names as a learned profile.
 //!
 //! Init's own calls are not counted, nor are those of its child until that has become the program: every learned
-//! profile allows them (`profiles/init.json`).
+//! profile allows them (`profiles/always.json`).
 
 use std::{collections::BTreeMap, os::fd::OwnedFd};
 

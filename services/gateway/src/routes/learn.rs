@@ -26,8 +26,13 @@ use crate::{
     problem::RequestError,
 };
 
-/// Events of one request: each runs twice, one after the other.
+/// Events of one request: they run one after the other.
 const EVENTS_MAX: usize = 64;
+
+/// How often the events are repeated under observation where the query does not say, and at most: which calls a program
+/// makes can be a matter of chance.
+const ROUNDS_DEFAULT: u32 = 3;
+const ROUNDS_MAX: u32 = 100;
 
 /// All events of one request together, in bytes.
 const EVENTS_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -38,6 +43,7 @@ const OBSERVED_MS_MAX: u64 = 60 * 60 * 1000;
 /// The request's query, checked.
 struct Query {
     time: Duration,
+    rounds: u32,
     /// How long each event is, in bytes; none: the body is one event.
     sizes: Option<Vec<u64>>,
     /// Below `/fn/{name}`; none: events are calls of `/invoke`.
@@ -67,6 +73,7 @@ pub(super) async fn learn(
     let wish = Wish {
         events,
         time: query.time,
+        rounds: query.rounds,
         call: |id, body| {
             let (contract, parts) = &contract;
             contract.call(id, std::time::Instant::now(), &name, parts, body)
@@ -90,15 +97,22 @@ impl Query {
     fn read(text: &str) -> Result<Self, RequestError> {
         let mut query = Self {
             time: Duration::ZERO,
+            rounds: ROUNDS_DEFAULT,
             sizes: None,
             path: None,
         };
-        for (key, value) in query_pairs(text, &["for_ms", "sizes", "path"])? {
+        for (key, value) in query_pairs(text, &["for_ms", "rounds", "sizes", "path"])? {
             match key {
                 "for_ms" => {
                     let ms = value.parse().ok().filter(|ms| *ms <= OBSERVED_MS_MAX);
                     let problem = || format!("for_ms is a number from 0 to {OBSERVED_MS_MAX}");
                     query.time = Duration::from_millis(ms.ok_or_else(|| bad(problem()))?);
+                }
+                "rounds" => {
+                    let rounds = value.parse().ok();
+                    let rounds = rounds.filter(|rounds| (1..=ROUNDS_MAX).contains(rounds));
+                    let problem = || format!("rounds is a number from 1 to {ROUNDS_MAX}");
+                    query.rounds = rounds.ok_or_else(|| bad(problem()))?;
                 }
                 "sizes" => {
                     let sizes = value.split(',').filter(|size| !size.is_empty());
@@ -228,6 +242,8 @@ mod tests {
             ("sizes=3", "ab"),
             ("sizes=x", "ab"),
             ("sizes=5", "abcde"),
+            ("rounds=0", "a"),
+            ("rounds=101", "a"),
             ("for_ms=x", ""),
             ("for_ms=3600001", ""),
             ("seconds=1", ""),

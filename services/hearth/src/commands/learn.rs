@@ -113,8 +113,9 @@ fn read_events(files: &[PathBuf]) -> Result<(Vec<usize>, Vec<u8>), Failure> {
 fn request_path(name: &str, arguments: &Learn, time: Duration, sizes: &[usize]) -> String {
     let sizes: Vec<String> = sizes.iter().map(ToString::to_string).collect();
     let mut path = format!(
-        "/v1/functions/{name}/learn?for_ms={}&sizes={}",
+        "/v1/functions/{name}/learn?for_ms={}&rounds={}&sizes={}",
         time.as_millis(),
+        arguments.rounds,
         sizes.join(",")
     );
     if let Some(below) = &arguments.path {

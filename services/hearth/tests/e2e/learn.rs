@@ -15,7 +15,7 @@ use crate::instance::{Home, Instance, log_tail};
 use crate::package::{Kind, Package, functions, newest_output, read};
 use crate::turn;
 use crate::victim::TIGHT;
-use crate::wait::{SOON, until, until_true};
+use crate::wait::{SOON, until_true};
 
 /// memfd_create(2), by its number here: `default` allows it, and no function that ships makes it.
 const MEMFD_CREATE: u32 = if cfg!(target_arch = "x86_64") {
@@ -319,25 +319,23 @@ fn what_else_calls_a_function_is_learned_from_and_a_client_that_goes_away_ends_i
     let observed = format!("{path}?for_ms={}", OBSERVED.as_millis());
     let bearer = format!("Bearer {}", instance.key());
     let headers = [("authorization", bearer.as_str())];
+    let is_observed = || {
+        let known = instance.manage("GET", &format!("/v1/functions/{name}"), b"");
+        known.json()["observed"] == true
+    };
     let begin = |path: &str| {
         let mut connection = Connection::open(instance.address).unwrap();
         connection.send("POST", path, &headers, b"").unwrap();
-        // A second one is refused as soon as the first goes on.
-        until_true("it is observed", SOON, || {
-            let second = format!("/v1/functions/{name}/learn?for_ms=1");
-            instance.manage("POST", &second, b"").status == 409
-        });
+        until_true("it is observed", SOON, is_observed);
         connection
     };
-    drop(begin(&forever));
-    let mut connection = until("the first has ended", SOON, || {
-        let probe = instance.manage("POST", &format!("{path}?for_ms=1"), b"");
-        if probe.status == 409 {
-            Err(probe.text())
-        } else {
-            Ok(begin(&observed))
-        }
-    });
+    let first = begin(&forever);
+    instance
+        .manage("POST", &path, b"x")
+        .problem(409, "conflict");
+    drop(first);
+    until_true("it is observed no more", SOON, || !is_observed());
+    let mut connection = begin(&observed);
     let answer = instance.invoke(name, b"overheard").expect(200);
     assert_eq!(answer.text(), "overheard");
     let lesson = connection.answer().unwrap().expect(200).json();

@@ -10,7 +10,7 @@ use crate::seccomp::{SeccompError, arch::Arch, constants};
 pub(super) const FILES: [(&str, &str); 9] = [
     ("strict", include_str!("../../../profiles/strict.json")),
     ("alone", include_str!("../../../profiles/alone.json")),
-    ("init", include_str!("../../../profiles/init.json")),
+    ("always", include_str!("../../../profiles/always.json")),
     ("default", include_str!("../../../profiles/default.json")),
     ("network", include_str!("../../../profiles/network.json")),
     ("resident", include_str!("../../../profiles/resident.json")),
