@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, io::Write as _, path::Path};
 
 use hearth_fuzz::TARGETS;
-use hearth_protocol::{TreeId, frame, init, spawner, worker};
+use hearth_protocol::{SmallName, TreeId, frame, init, profile, spawner, worker};
 
 const MANIFEST: &str = "name = \"seed\"\nentry = \"run\"\n";
 
@@ -82,11 +82,48 @@ fn spawner_requests() -> Vec<Vec<u8>> {
             bytes: 300,
         },
         spawner::Request::TreeCommit { request, upload },
-        spawner::Request::TreeRemove { request, tree },
+        spawner::Request::TreeRemove {
+            request,
+            tree: tree.clone(),
+        },
+        spawner::Request::Create {
+            request,
+            spec: learned_spec(),
+            limits,
+        },
+        spawner::Request::TreeOpen {
+            request,
+            tree,
+            path: "seccomp.json".to_owned(),
+        },
+        spawner::Request::Observe { request },
+        spawner::Request::EndObservation {
+            request,
+            observation: profile::ObservationId(1),
+        },
+        spawner::Request::ReadProfile {
+            request,
+            of: profile::Tier::Strict,
+            calls: vec!["read".to_owned(), "write".to_owned()],
+        },
     ]
     .iter()
     .map(|request| packet(request, b""))
     .collect()
+}
+
+fn learned_spec() -> spawner::SkeletonSpec {
+    let mut calls = profile::CallSet::default();
+    calls.insert(1);
+    let of = profile::Tier::Default;
+    spawner::SkeletonSpec {
+        worker: spawner::Worker::PerCall,
+        base: SmallName::new("static").unwrap(),
+        root: spawner::Root::ReadOnly,
+        profile: spawner::Profile::Learned(profile::Learned { of, calls }),
+        network: spawner::Network::None,
+        core: None,
+    }
 }
 
 fn worker_packets() -> Vec<Vec<u8>> {

@@ -18,7 +18,8 @@
 //! MAPS_WANTED ─────────────────────────▶  writes uid_map and gid_map
 //!             ◀─────────────────────────  MAPS_WRITTEN
 //! (walls, exec)
-//! UP, sent by init ────────────────────▶  looks at /proc/PID/status, answers the gateway
+//! FILTERED + listener, if it must be ──▶  answers any call from here on
+//! UP + listener, sent by init ─────────▶  looks at /proc/PID/status, answers the gateway
 //! FAILED + errno + step, at any time ──▶  destroys the sandbox
 //! ```
 
@@ -45,7 +46,9 @@ use crate::{
     idmap::Ids,
     landlock, lsm,
     mounts::Scratch,
-    namespace, privilege, rlimit, rootfs, seccomp,
+    namespace, privilege, rlimit, rootfs,
+    seccomp::{self, Listener},
+    socket,
     sys::{self, program::Strings},
     verify,
     walls::{Raise, Wall, Walls},
@@ -59,7 +62,7 @@ pub(crate) mod numbers {
     /// The socket to the spawner, closed once the sandbox is up.
     pub(crate) const SETUP: RawFd = 4;
     /// Init's own image; closed by exec.
-    pub(super) const IMAGE: RawFd = 5;
+    pub(crate) const IMAGE: RawFd = 5;
     /// The resident program's image, where there is one.
     pub(crate) const RESIDENT: RawFd = 6;
     /// What the filter asks is heard here; init hands it to the spawner with its first word, and keeps none.
@@ -74,7 +77,9 @@ pub(crate) mod numbers {
 pub(crate) mod says {
     /// The user namespace exists.
     pub(crate) const MAPS_WANTED: u8 = b'M';
-    /// Init runs.
+    /// Any call from here on may be a question; carries the filter's listener.
+    pub(crate) const FILTERED: u8 = b'L';
+    /// Init runs; carries the filter's listener, unless that came with `FILTERED`.
     pub(crate) const UP: u8 = b'U';
     /// Followed by errno as four bytes, little endian, and the step's name.
     pub(crate) const FAILED: u8 = b'F';
@@ -111,7 +116,7 @@ pub(crate) struct Plan<'a> {
     /// Whether AppArmor has a profile for it.
     pub(crate) confined: bool,
     /// The compiled profile.
-    pub(crate) filter: &'a seccomp::Program,
+    pub(crate) filter: &'a seccomp::Filter,
     /// Where every process of the sandbox begins.
     pub(crate) core: Option<u16>,
 }
@@ -216,8 +221,13 @@ fn user<W: Walls>(plan: &Plan<'_>) -> (Uid, Gid) {
 }
 
 fn filter_calls(plan: &Plan<'_>) -> Result<(), Failure> {
-    let listener = sys::seccomp::install_listening(plan.filter.instructions())
+    let listener = sys::seccomp::install_listening(plan.filter.program().instructions())
         .map_err(at("install the system call filter"))?;
+    if plan.filter.listener() == Listener::AtOnce {
+        // Until the spawner has it, any call but this one would wait for ever.
+        return socket::hand_over(borrowed(numbers::SETUP), says::FILTERED, listener.as_fd())
+            .map_err(at("hand over the listener"));
+    }
     // By number over exec. Where it has that number already it stays open by losing close-on-exec.
     if listener.as_raw_fd() == numbers::LISTENER {
         sys::fds::open_on_exec(listener.as_fd()).map_err(at("keep the listener"))?;
@@ -308,7 +318,7 @@ fn pin(core: Option<u16>) -> Result<(), Failure> {
 
 fn await_maps() -> Result<(), Failure> {
     let setup = borrowed(numbers::SETUP);
-    crate::socket::send_waiting(setup, &[says::MAPS_WANTED]).map_err(at("ask for the id maps"))?;
+    socket::send_waiting(setup, &[says::MAPS_WANTED]).map_err(at("ask for the id maps"))?;
     let mut answer = [0_u8; 1];
     match read(setup, &mut answer).map_err(at("wait for the id maps"))? {
         1 if answer == [MAPS_WRITTEN] => Ok(()),
@@ -346,7 +356,7 @@ fn report(setup: BorrowedFd<'_>, failure: &Failure) {
     let mut packet = vec![says::FAILED];
     packet.extend((failure.errno as i32).to_le_bytes());
     packet.extend(failure.step.as_bytes());
-    let _gone = crate::socket::send_waiting(setup, &packet);
+    let _gone = socket::send_waiting(setup, &packet);
 }
 
 /// The inverse of what [`report`] sends.

@@ -16,6 +16,7 @@ mod assembler;
 mod constants;
 #[cfg(test)]
 mod docker;
+mod filter;
 #[cfg(test)]
 mod interpreter;
 #[cfg(test)]
@@ -29,7 +30,9 @@ use std::fmt;
 use seccompiler::{BpfProgram, sock_filter};
 
 use arch::Arch;
-use profile::{Policy, Verdict};
+use profile::Policy;
+
+pub(crate) use filter::{Answer, Asks, Caller, Filter, Listener, read_profile};
 
 /// Which profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +41,8 @@ pub enum Profile {
     Strict,
     /// The overlay that init puts on the program of a strict sandbox.
     Alone,
+    /// What init itself does, and what programs do by chance of timing: part of every learned profile.
+    Always,
     /// Unknown native programs, and the init that starts them.
     Default,
     /// As `Default`, with internet sockets.
@@ -52,9 +57,10 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Strict,
         Self::Alone,
+        Self::Always,
         Self::Default,
         Self::Network,
         Self::Resident,
@@ -68,21 +74,12 @@ impl Profile {
         match self {
             Self::Strict => "strict",
             Self::Alone => "alone",
+            Self::Always => "always",
             Self::Default => "default",
             Self::Network => "network",
             Self::Resident => "resident",
             Self::Wasm => "wasm",
             Self::Gateway => "gateway",
-        }
-    }
-}
-
-impl From<hearth_protocol::spawner::Profile> for Profile {
-    fn from(asked: hearth_protocol::spawner::Profile) -> Self {
-        match asked {
-            hearth_protocol::spawner::Profile::Default => Self::Default,
-            hearth_protocol::spawner::Profile::Strict => Self::Strict,
-            hearth_protocol::spawner::Profile::Resident => Self::Resident,
         }
     }
 }
@@ -129,48 +126,6 @@ impl Program {
             })
         });
         instructions.collect::<Option<BpfProgram>>().map(Self)
-    }
-}
-
-/// A sandbox's filter: it asks the spawner about what it refuses by name, and the spawner answers by the same policy.
-#[derive(Debug)]
-pub(crate) struct Filter {
-    policy: Policy,
-    program: Program,
-}
-
-/// What a call gets that a [`Filter`] asks about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// It fails with this errno.
-    Errno(u16),
-    /// It ends the sandbox.
-    Kill,
-}
-
-impl Filter {
-    /// A profile's.
-    pub(crate) fn of(profile: Profile) -> Result<Self, SeccompError> {
-        let policy = policy(profile, Arch::NATIVE)?;
-        Ok(Self {
-            program: program(&policy.asking())?,
-            policy,
-        })
-    }
-
-    /// What the kernel is given.
-    pub(crate) fn program(&self) -> &Program {
-        &self.program
-    }
-
-    /// What the policy says to a call that was asked about. Nothing is allowed this way: the registers are what the
-    /// filter saw, too, and it asks about refusals only.
-    pub(crate) fn answer(&self, number: u32, arguments: &[u64; 6]) -> Answer {
-        match self.policy.answer(number, arguments) {
-            Verdict::Kill => Answer::Kill,
-            Verdict::Errno(errno) => Answer::Errno(errno),
-            Verdict::Allow | Verdict::Ask | Verdict::Defer => Answer::Errno(constants::EPERM),
-        }
     }
 }
 

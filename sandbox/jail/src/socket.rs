@@ -41,6 +41,16 @@ pub(crate) fn send_waiting_with(
     transmit(socket, packet, fds, MsgFlags::empty())
 }
 
+/// Sends one byte with one descriptor, by a single system call: no memory is asked for in between, so that the caller's other
+/// calls may depend on its arrival.
+pub(crate) fn hand_over(
+    socket: BorrowedFd<'_>,
+    byte: u8,
+    descriptor: BorrowedFd<'_>,
+) -> nix::Result<()> {
+    crate::sys::fds::send_one(socket, byte, descriptor)
+}
+
 fn transmit(
     socket: BorrowedFd<'_>,
     packet: &[u8],

@@ -6,7 +6,7 @@
 //! gateway socket ─▶ serve ─▶ create · bind · renew · inspect · destroy · upload ─▶ outbox ─▶ gateway socket
 //! setup sockets ──▶ create (maps, up)             pidfds, OOM eventfds ──▶ destroy ─▶ Gone
 //! once a second ──▶ audit (one sandbox at a glance) ─▶ Breached, destroy
-//! listeners ──▶ violations ─▶ the call fails
+//! listeners ──▶ violations ─▶ the call fails, or of an observed sandbox is counted (observe)
 //! ```
 //!
 //! One thread, no async: every step is tens of microseconds, and whatever takes longer (a sandbox that builds its
@@ -27,6 +27,7 @@ mod filters;
 mod groundwork;
 mod limits;
 mod link;
+mod observe;
 mod requests;
 mod table;
 mod upload;
@@ -80,6 +81,7 @@ use events::Poller;
 use filters::Filters;
 use groundwork::Groundwork;
 use link::Link;
+use observe::Observations;
 use table::Table;
 use violations::Muted;
 
@@ -220,8 +222,8 @@ struct Parts {
     /// Init's arguments for one process per call, and for a resident program.
     init_argv: Strings,
     resident_argv: Strings,
-    /// As `init_argv`, with the overlay that strict sandboxes put over each process.
-    strict_argv: Strings,
+    /// As `init_argv`, with the overlay `alone` over each process.
+    overlay_argv: Strings,
     filters: Filters,
     apparmor: AppArmor,
     build: Build,
@@ -239,6 +241,7 @@ struct Spawner {
     groundwork: Groundwork,
     commits: Commits,
     audit: Audit,
+    observations: Observations,
     /// Sandboxes that ask too much to be heard at once.
     muted: Muted,
     /// Whether removed trees wait to be deleted.
@@ -261,6 +264,7 @@ impl Spawner {
             groundwork: Groundwork::default(),
             commits: Commits::default(),
             audit: Audit::new(),
+            observations: Observations::default(),
             muted: Muted::default(),
             untidy: true,
         };
@@ -323,7 +327,7 @@ impl Parts {
             resident_image: open_image(&config.resident_image)?,
             init_argv: Strings::new(vec![argument("hearth-init")?]),
             resident_argv: Strings::new(resident),
-            strict_argv: Strings::new(vec![
+            overlay_argv: Strings::new(vec![
                 argument("hearth-init")?,
                 argument(crate::init::OVERLAY_MODE)?,
                 argument(&seccomp::compile(seccomp::Profile::Alone)?.to_text())?,

@@ -24,6 +24,8 @@ mod groundwork;
 mod hostile_gateway;
 #[path = "sandbox/hostile_packets.rs"]
 mod hostile_packets;
+#[path = "sandbox/learn.rs"]
+mod learn;
 #[path = "sandbox/left_out.rs"]
 mod left_out;
 #[path = "sandbox/limits.rs"]

@@ -17,6 +17,7 @@ mod config;
 mod death;
 mod gauges;
 mod invoke;
+mod learn;
 mod link;
 mod log;
 mod native;
@@ -39,6 +40,7 @@ mod worker;
 
 pub use call::{Call, HeadCheck, InvocationId};
 pub use config::{PoolConfig, Recorder, ShardConfig};
+pub use learn::Observing;
 pub use link::{Breach, LinkError};
 pub use outcome::{FailureCause, KillCause, Outcome, OutcomeKind, ThrottleLimit};
 pub use pool::{InspectError, Pool, PoolState};

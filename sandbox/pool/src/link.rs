@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,10 +15,7 @@ use hearth_protocol::{
     TreeId,
     frame::PACKET_BYTES_MAX,
     init::ScratchUse,
-    spawner::{
-        Cause, Event, Handover, Host, Request, RequestId, SandboxId, SandboxLimits, Totals,
-        UploadId,
-    },
+    spawner::{Cause, Event, Handover, Host, Request, RequestId, SandboxId, SandboxLimits, Totals},
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -59,7 +56,7 @@ pub enum LinkError {
 /// A connection to one spawner. Sandboxes hold it; it ends with the last of them after the spawner is gone.
 #[derive(Debug)]
 pub(crate) struct Link {
-    channel: Channel,
+    pub(crate) channel: Channel,
     pub(crate) host: Host,
     next: AtomicU64,
     down: AtomicBool,
@@ -95,10 +92,11 @@ struct Pending {
     room: Option<OwnedSemaphorePermit>,
 }
 
+/// The answer to a request.
 #[derive(Debug)]
-struct Answer {
-    event: Event,
-    fds: Vec<OwnedFd>,
+pub(crate) struct Answer {
+    pub(crate) event: Event,
+    pub(crate) fds: Vec<OwnedFd>,
     newborn: Option<Newborn>,
 }
 
@@ -251,61 +249,6 @@ impl Link {
         self.destroy.send(sandbox).ok();
     }
 
-    /// Begins to store a tree.
-    pub(crate) async fn tree_begin(&self) -> Result<UploadId, LinkError> {
-        let answer = self
-            .ask(|request| Request::TreeBegin { request }, None)
-            .await?;
-        let Event::TreeBegun { upload, .. } = answer.event else {
-            return Err(LinkError::Confused);
-        };
-        Ok(upload)
-    }
-
-    /// Sends one piece of a file; a failure shows at the commit.
-    pub(crate) async fn tree_chunk(
-        &self,
-        chunk: Request,
-        content: BorrowedFd<'_>,
-    ) -> Result<(), LinkError> {
-        self.channel
-            .send(&chunk, &[], &[content])
-            .await
-            .map_err(|_gone| LinkError::Down)
-    }
-
-    /// Makes the tree permanent.
-    pub(crate) async fn tree_commit(&self, upload: UploadId) -> Result<TreeId, LinkError> {
-        let answer = self
-            .ask(|request| Request::TreeCommit { request, upload }, None)
-            .await?;
-        let Event::TreeStored { tree, .. } = answer.event else {
-            return Err(LinkError::Confused);
-        };
-        Ok(tree)
-    }
-
-    /// Forgets an upload.
-    pub(crate) async fn tree_abort(&self, upload: UploadId) {
-        // A spawner that is gone has forgotten it already.
-        drop(
-            self.channel
-                .send(&Request::TreeAbort { upload }, &[], &[])
-                .await,
-        );
-    }
-
-    /// Removes a stored tree.
-    pub(crate) async fn tree_remove(&self, tree: TreeId) -> Result<(), LinkError> {
-        let answer = self
-            .ask(|request| Request::TreeRemove { request, tree }, None)
-            .await?;
-        let Event::TreeRemoved { .. } = answer.event else {
-            return Err(LinkError::Confused);
-        };
-        Ok(())
-    }
-
     /// Waits until the spawner has no sandbox left, or is gone.
     pub(crate) async fn emptied(&self) {
         loop {
@@ -323,7 +266,8 @@ impl Link {
         }
     }
 
-    async fn ask(
+    /// One request and its answer; a refusal is an error.
+    pub(crate) async fn ask(
         &self,
         request: impl FnOnce(RequestId) -> Request,
         room: Option<OwnedSemaphorePermit>,
@@ -443,18 +387,7 @@ impl Link {
                 sandbox,
                 wall,
                 reading,
-            } => {
-                tracing::error!(
-                    sandbox = sandbox.0,
-                    wall,
-                    reading,
-                    "a wall is not as it was made: the sandbox is destroyed, and readiness is off until Hearth is restarted"
-                );
-                let (wall, reading) = (wall.clone(), reading.clone());
-                // The first one is kept: what comes after it may come of it.
-                self.breach.get_or_init(|| Breach { wall, reading });
-                return;
-            }
+            } => return self.note_breach(*sandbox, wall.clone(), reading.clone()),
             Event::Violation { sandbox, violation } => {
                 let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(life) = lives.get(sandbox) {
@@ -470,6 +403,10 @@ impl Link {
             | Event::TreeBegun { request, .. }
             | Event::TreeStored { request, .. }
             | Event::TreeRemoved { request }
+            | Event::TreeOpened { request }
+            | Event::Observing { request, .. }
+            | Event::Observed { request, .. }
+            | Event::ProfileRead { request, .. }
             | Event::Failed { request, .. } => *request,
         };
         let waiting = self
@@ -492,6 +429,17 @@ impl Link {
         if let Some(waiter) = waiter {
             waiter.send(answer).ok();
         }
+    }
+
+    fn note_breach(&self, sandbox: SandboxId, wall: String, reading: String) {
+        tracing::error!(
+            sandbox = sandbox.0,
+            wall,
+            reading,
+            "a wall is not as it was made: the sandbox is destroyed, and readiness is off until Hearth is restarted"
+        );
+        // The first one is kept: what comes after it may come of it.
+        self.breach.get_or_init(|| Breach { wall, reading });
     }
 
     /// Enters a new sandbox, here and not where it is asked for, so that its death cannot come before its life.

@@ -142,7 +142,10 @@ impl Pool {
     /// Makes a target known: skeletons of its kind are kept, and its minimum of warm sandboxes.
     pub fn adopt(&self, target: &Arc<Target>) {
         let mut new = false;
-        for shard in &self.config.shards {
+        // A skeleton that only one function can use would be one more per deploy; such a function's first sandbox is made
+        // on demand, and the others are warm.
+        let shared = target.profile().is_shared();
+        for shard in self.config.shards.iter().filter(|_| shared) {
             new |= self.stock.want(order(target, shard.core));
         }
         self.roster(target);

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Storing file trees through the spawner, which alone may write them.
 
-use std::{io::Write, os::fd::AsFd};
+use std::{
+    io::Write,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use bytes::Bytes;
 use hearth_protocol::{
     TreeId,
-    spawner::{Request, TREE_CHUNK_BYTES_MAX, UploadId},
+    spawner::{Event, Request, TREE_CHUNK_BYTES_MAX, UploadId},
 };
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -65,6 +68,63 @@ impl Pool {
     /// [`StoreError`]; refused while a sandbox is bound to it.
     pub async fn remove_tree(&self, tree: &TreeId) -> Result<(), StoreError> {
         Ok(self.link().await?.tree_remove(tree.clone()).await?)
+    }
+}
+
+impl Link {
+    /// Begins to store a tree.
+    pub(crate) async fn tree_begin(&self) -> Result<UploadId, LinkError> {
+        let answer = self
+            .ask(|request| Request::TreeBegin { request }, None)
+            .await?;
+        let Event::TreeBegun { upload, .. } = answer.event else {
+            return Err(LinkError::Confused);
+        };
+        Ok(upload)
+    }
+
+    /// Sends one piece of a file; a failure shows at the commit.
+    pub(crate) async fn tree_chunk(
+        &self,
+        chunk: Request,
+        content: BorrowedFd<'_>,
+    ) -> Result<(), LinkError> {
+        self.channel
+            .send(&chunk, &[], &[content])
+            .await
+            .map_err(|_gone| LinkError::Down)
+    }
+
+    /// Makes the tree permanent.
+    pub(crate) async fn tree_commit(&self, upload: UploadId) -> Result<TreeId, LinkError> {
+        let answer = self
+            .ask(|request| Request::TreeCommit { request, upload }, None)
+            .await?;
+        let Event::TreeStored { tree, .. } = answer.event else {
+            return Err(LinkError::Confused);
+        };
+        Ok(tree)
+    }
+
+    /// Forgets an upload.
+    pub(crate) async fn tree_abort(&self, upload: UploadId) {
+        // A spawner that is gone has forgotten it already.
+        drop(
+            self.channel
+                .send(&Request::TreeAbort { upload }, &[], &[])
+                .await,
+        );
+    }
+
+    /// Removes a stored tree.
+    pub(crate) async fn tree_remove(&self, tree: TreeId) -> Result<(), LinkError> {
+        let answer = self
+            .ask(|request| Request::TreeRemove { request, tree }, None)
+            .await?;
+        let Event::TreeRemoved { .. } = answer.event else {
+            return Err(LinkError::Confused);
+        };
+        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ pub mod frame;
 pub mod init;
 pub mod isolation;
 pub mod monitor;
+pub mod profile;
 pub mod spawner;
 pub mod worker;
 

@@ -11,6 +11,7 @@
 //! Destroy─▶                  ◀─ Gone       also unasked, when a sandbox dies by itself
 //!                            ◀─ Breached   unasked, when a wall of a living sandbox is not as it was made
 //! Tree…  ─▶ ◀─ Tree…         | Failed      content-addressed storage
+//! Observe, ReadProfile… ─▶ ◀─ Observing, ProfileRead… | Failed    what a function needs of its profile
 //! ```
 //!
 //! Every request has its own id, and its answer carries it. Answers come in the order of the requests, with three
@@ -19,7 +20,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{SmallName, TreeId, init::ScratchUse};
+use crate::{
+    SmallName, TreeId,
+    init::ScratchUse,
+    profile::{Observation, ObservationId, ProfileReading, Tier},
+};
+
+pub use crate::profile::{Profile, Violation, ViolationClass};
 
 /// Names one sandbox for the life of one spawner; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -131,7 +138,40 @@ pub enum Request {
         /// Which.
         tree: TreeId,
     },
+    /// Open a file of a stored tree for reading.
+    TreeOpen {
+        /// For the answer.
+        request: RequestId,
+        /// Of which tree.
+        tree: TreeId,
+        /// Relative, as in [`Request::TreeChunk`].
+        path: String,
+    },
+    /// Begin to count calls, of sandboxes that are made with [`Profile::Observed`]. At most [`OBSERVATIONS_MAX`] at once.
+    Observe {
+        /// For the answer.
+        request: RequestId,
+    },
+    /// Say what was counted, and forget it. Its sandboxes live on, uncounted.
+    EndObservation {
+        /// For the answer.
+        request: RequestId,
+        /// Which.
+        observation: ObservationId,
+    },
+    /// Make a learned profile of names.
+    ReadProfile {
+        /// For the answer.
+        request: RequestId,
+        /// Of which tier.
+        of: Tier,
+        /// At most [`crate::profile::CALLS_MAX`] names of system calls.
+        calls: Vec<String>,
+    },
 }
+
+/// The most observations at once.
+pub const OBSERVATIONS_MAX: usize = 16;
 
 /// What a skeleton is keyed by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -171,29 +211,6 @@ pub enum Root {
     /// Write, too: what is written goes to the scratch, counts against its limits, and is gone with the sandbox,
     /// which serves one invocation. Only for [`Worker::PerCall`].
     Writable,
-}
-
-/// A seccomp profile by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Profile {
-    /// Unknown native programs: processes, file-system changes, AF_UNIX.
-    Default,
-    /// One native program: threads, but no process beside it, and no change of the file tree but writing files.
-    Strict,
-    /// The resident worker: what init and it need to boot; the worker adds a tighter filter before it takes a module.
-    Resident,
-}
-
-impl Profile {
-    /// The name, as in manifests and reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Default => "default",
-            Self::Strict => "strict",
-            Self::Resident => "resident",
-        }
-    }
 }
 
 /// What the network namespace offers.
@@ -317,6 +334,32 @@ pub enum Event {
         /// One sentence.
         message: String,
     },
+    /// Answer to [`Request::TreeOpen`]. Carries the file, opened for reading.
+    TreeOpened {
+        /// From the request.
+        request: RequestId,
+    },
+    /// Answer to [`Request::Observe`].
+    Observing {
+        /// From the request.
+        request: RequestId,
+        /// For the profile of its sandboxes.
+        observation: ObservationId,
+    },
+    /// Answer to [`Request::EndObservation`].
+    Observed {
+        /// From the request.
+        request: RequestId,
+        /// What was counted.
+        observation: Observation,
+    },
+    /// Answer to [`Request::ReadProfile`].
+    ProfileRead {
+        /// From the request.
+        request: RequestId,
+        /// What became of the names.
+        reading: Box<ProfileReading>,
+    },
 }
 
 /// How many fds [`Event::Created`] carries.
@@ -324,43 +367,6 @@ pub const CREATED_FDS: usize = 9;
 
 /// Between two reads of [`CreatedFd::Violations`], so many refused calls are told in full.
 pub const VIOLATIONS_TOLD_MAX: u16 = 8;
-
-/// A system call that was refused by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Violation {
-    /// The call's name; empty where the kernel's number has none here.
-    pub name: String,
-    /// Its number on this architecture.
-    pub number: u32,
-    /// Its six arguments, as they were in the registers. Pointers among them are not followed.
-    pub arguments: [u64; 6],
-    /// What it got.
-    pub class: ViolationClass,
-}
-
-/// What a refused call gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ViolationClass {
-    /// It failed with EPERM.
-    Eperm,
-    /// The whole sandbox was killed.
-    Kill,
-}
-
-impl ViolationClass {
-    /// Every class, for registering metric children.
-    pub const ALL: [Self; 2] = [Self::Eperm, Self::Kill];
-
-    /// The stable name, as in JSON.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Eperm => "eperm",
-            Self::Kill => "kill",
-        }
-    }
-}
 
 /// The fds of [`Event::Created`], by position. All but the first and the last are the sandbox's cgroup files: read-only,
 /// except that `MemoryPeak` is also writable where writing resets it.

@@ -16,6 +16,7 @@ use crate::{
     admission::Admission,
     config::EdgeTimeouts,
     edge::Edge,
+    learn::Learners,
     metrics::Metrics,
     problem::RequestError,
     receipts::Receipts,
@@ -33,6 +34,7 @@ pub(crate) struct App {
     pub(crate) admission: Admission,
     pub(crate) access: Access,
     pub(crate) edge: Edge,
+    pub(crate) learners: Learners,
     pub(crate) limits: GatewayLimits,
     pub(crate) timeouts: EdgeTimeouts,
     /// The jailed compiler.

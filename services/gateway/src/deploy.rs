@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_pool::{ARTIFACT_FILE, Kind, LOAD_STEP, Outcome, Target, TreeFile};
-use hearth_protocol::{SmallName, TreeId};
+use hearth_protocol::{SmallName, TreeId, spawner::Profile};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     compile::compile,
     detect::{Form, detect},
     intake::{self, Format, IntakeError, Package, PackedFile, tree_id},
+    learned,
     manifest::{self, Manifest},
     metrics::DeployResult,
     problem::RequestError,
@@ -78,7 +79,10 @@ async fn deploy_uncounted(
             Ok(Deployed::Unchanged(current))
         }
         Ok(_) | Err(_) => match form {
-            Form::Native { base } => deploy_native(app, manifest, base, package).await,
+            Form::Native { base } => {
+                let profile = learned::of_package(&app.pool, &manifest, &package).await?;
+                deploy_native(app, manifest, (base, profile), package).await
+            }
             Form::Wasm => deploy_wasm(shard, manifest, package).await,
         },
     }
@@ -142,7 +146,7 @@ pub(crate) async fn artifact(
 async fn deploy_native(
     app: &App,
     manifest: Manifest,
-    base: SmallName,
+    (base, profile): (SmallName, Profile),
     package: Package,
 ) -> Result<Deployed, RequestError> {
     let files = package
@@ -161,7 +165,15 @@ async fn deploy_native(
         deployed_ms: now_ms(),
     };
     let form = Form::Native { base };
-    commit(app, &mut trees, manifest, &form, stored, None).await
+    let function = Function::new(
+        manifest,
+        &form,
+        profile,
+        stored.revision.clone(),
+        stored.tree.clone(),
+        stored.deployed_ms,
+    );
+    commit(app, &mut trees, function, stored, None).await
 }
 
 async fn deploy_wasm(
@@ -195,25 +207,25 @@ async fn deploy_wasm(
         manifest: package.manifest,
         deployed_ms: now_ms(),
     };
-    commit(app, &mut trees, manifest, &Form::Wasm, stored, Some(module)).await
+    let function = Function::new(
+        manifest,
+        &Form::Wasm,
+        Profile::Resident,
+        stored.revision.clone(),
+        stored.tree.clone(),
+        stored.deployed_ms,
+    );
+    commit(app, &mut trees, function, stored, Some(module)).await
 }
 
 /// Makes the deploy permanent, then visible.
 async fn commit(
     app: &App,
     trees: &mut Trees,
-    manifest: Manifest,
-    form: &Form,
+    function: Function,
     stored: StoredFunction,
     module: Option<Bytes>,
 ) -> Result<Deployed, RequestError> {
-    let function = Function::new(
-        manifest,
-        form,
-        stored.revision.clone(),
-        stored.tree.clone(),
-        stored.deployed_ms,
-    );
     let function = Arc::new(function);
     if let Err(refused) = check_start(app, &function.target).await {
         let (store, tree) = (Arc::clone(&app.store), stored.tree.clone());
@@ -258,7 +270,7 @@ async fn check_start(app: &App, target: &Target) -> Result<(), RequestError> {
     }
 }
 
-fn retire(app: &App, trees: &mut Trees, old: &Arc<Function>) {
+pub(crate) fn retire(app: &App, trees: &mut Trees, old: &Arc<Function>) {
     app.pool.retire(&old.target);
     // An invocation that found the old revision just before the swap may not have its sandbox yet.
     trees.retired.push(Arc::downgrade(&old.target));

@@ -173,7 +173,7 @@ fn native(
 }
 
 fn wasm(manifest: &Manifest, problems: &mut Problems) -> Form {
-    if manifest.profile.is_some() {
+    if manifest.seccomp.is_some() {
         problems.note(
             "sandbox.seccomp",
             "belongs to native functions; a wasm worker has a tighter profile of its own",

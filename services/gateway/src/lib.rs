@@ -26,6 +26,8 @@ mod edge;
 #[doc(hidden)]
 pub mod fuzz;
 mod intake;
+mod learn;
+pub mod learned;
 pub mod manifest;
 mod metrics;
 mod monitor;

@@ -8,10 +8,7 @@ mod section;
 use std::time::Duration;
 
 use hearth_pool::Limits;
-use hearth_protocol::{
-    SmallName,
-    spawner::{Profile, Root},
-};
+use hearth_protocol::{SmallName, profile::Tier, spawner::Root};
 use toml::{Table, Value};
 
 pub use section::{Problem, Problems};
@@ -83,7 +80,7 @@ pub struct Manifest {
     /// Whether a native function may write to its root.
     pub root: Root,
     /// What a native function's system calls are filtered by; none: as the contract has it.
-    pub profile: Option<Profile>,
+    pub seccomp: Option<Seccomp>,
     /// Limits of one invocation and of its sandbox.
     pub limits: Limits,
     /// Sandboxes at once.
@@ -96,6 +93,15 @@ pub struct Manifest {
     pub idle_timeout: Duration,
     /// Environment of every invocation.
     pub env: Vec<(String, String)>,
+}
+
+/// What a native function's system calls are filtered by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seccomp {
+    /// A profile of Hearth's.
+    Tier(Tier),
+    /// That of the folder's [`crate::learned::FILE_NAME`].
+    Learned,
 }
 
 /// How a function is called.
@@ -166,7 +172,7 @@ fn read(table: Table, problems: &mut Problems) -> Option<Manifest> {
         content_type,
         build,
         root: sandbox.root,
-        profile: sandbox.profile,
+        seccomp: sandbox.seccomp,
         limits,
         instances_max: scaling.instances_max,
         inflight_max: scaling.inflight_max,
@@ -369,11 +375,11 @@ fn read_env(table: Table, problems: &mut Problems) -> Vec<(String, String)> {
 /// What `[sandbox]` says.
 struct RawSandbox {
     root: Root,
-    profile: Option<Profile>,
+    seccomp: Option<Seccomp>,
 }
 
 fn read_sandbox(mut section: Section<'_>) -> RawSandbox {
-    let profile = read_profile(&mut section);
+    let seccomp = read_seccomp(&mut section);
     section.only_text("network", "none", &["loopback", "egress"]);
     match section.take("egress") {
         None => {}
@@ -389,13 +395,14 @@ fn read_sandbox(mut section: Section<'_>) -> RawSandbox {
         }
     };
     section.finish();
-    RawSandbox { root, profile }
+    RawSandbox { root, seccomp }
 }
 
-fn read_profile(section: &mut Section<'_>) -> Option<Profile> {
+fn read_seccomp(section: &mut Section<'_>) -> Option<Seccomp> {
     match section.text("seccomp")?.as_str() {
-        "default" => Some(Profile::Default),
-        "strict" => Some(Profile::Strict),
+        "default" => Some(Seccomp::Tier(Tier::Default)),
+        "strict" => Some(Seccomp::Tier(Tier::Strict)),
+        "learned" => Some(Seccomp::Learned),
         "network" => {
             section.note(
                 "seccomp",
@@ -406,7 +413,7 @@ fn read_profile(section: &mut Section<'_>) -> Option<Profile> {
         other => {
             section.note(
                 "seccomp",
-                format!("must be \"strict\" or \"default\", not {other:?}"),
+                format!("must be \"strict\", \"default\" or \"learned\", not {other:?}"),
             );
             None
         }

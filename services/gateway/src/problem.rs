@@ -48,6 +48,10 @@ pub(crate) enum RequestError {
     RequestTimeout { limit: Duration },
     #[error("the name in the path is not the manifest's")]
     Conflict { path: String, manifest: String },
+    #[error("this function is being learned already")]
+    Learning,
+    #[error("a wasm function makes no system calls of its own: its worker has a fixed profile")]
+    WasmHasOneProfile,
     #[error("the body is too large")]
     PayloadTooLarge { limit_bytes: u64, seen_bytes: u64 },
     #[error("the body is neither a tar nor a zip archive")]
@@ -84,6 +88,7 @@ pub(crate) enum RequestError {
 pub(crate) enum Full {
     Inflight,
     BodyBytes,
+    Learners,
 }
 
 impl std::fmt::Display for Full {
@@ -91,6 +96,7 @@ impl std::fmt::Display for Full {
         f.write_str(match self {
             Self::Inflight => "invocations at once",
             Self::BodyBytes => "bytes of bodies held at once",
+            Self::Learners => "functions that are learned at once",
         })
     }
 }

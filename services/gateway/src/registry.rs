@@ -32,10 +32,12 @@ pub(crate) struct Function {
 }
 
 impl Function {
-    /// A revision as the pool runs it. `tree` holds its files, or for wasm its compiled module.
+    /// A revision as the pool runs it. `profile` is a native function's; `tree` holds its files, or for wasm its compiled
+    /// module.
     pub(crate) fn new(
         manifest: Manifest,
         form: &Form,
+        profile: Profile,
         revision: TreeId,
         tree: TreeId,
         deployed_ms: u64,
@@ -43,7 +45,7 @@ impl Function {
         let scaling = form.scaling(&manifest);
         let program = match form {
             Form::Native { base } => Program::Native {
-                profile: manifest.profile.unwrap_or(Profile::Default),
+                profile,
                 base: base.clone(),
                 root: manifest.root,
                 entry: manifest.entry.clone(),
@@ -70,6 +72,18 @@ impl Function {
         }
     }
 
+    /// The same revision with other rules for its sandboxes: none of them is one of this one's.
+    pub(crate) fn changed(&self, change: impl FnOnce(&mut Target)) -> Self {
+        let mut target = Target::clone(&self.target);
+        change(&mut target);
+        Self {
+            target: Arc::new(target),
+            content_type: self.content_type.clone(),
+            entry: self.entry.clone(),
+            deployed_ms: self.deployed_ms,
+        }
+    }
+
     pub(crate) fn name(&self) -> &SmallName {
         &self.target.function
     }
@@ -89,12 +103,18 @@ impl Function {
             Program::Native { base, .. } => Some(base.as_str()),
             Program::Wasm => None,
         };
+        let seccomp = match program {
+            Program::Native { profile, .. } => profile.name(),
+            Program::Wasm => "wasm",
+        };
         json!({
             "name": function,
             "revision": revision,
             "kind": self.target.kind(),
             "contract": "stdio",
             "base": base,
+            "seccomp": seccomp,
+            "observed": matches!(self.target.profile(), Profile::Observed(_)),
             "entry": self.entry,
             "content_type": self.content_type.to_str().unwrap_or_default(),
             "deployed_ms": self.deployed_ms,
@@ -172,6 +192,21 @@ impl Registry {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         functions.insert(function.name().clone(), function)
+    }
+
+    /// Makes `new` the function of its name where `old` is that now; false where it is not.
+    pub(crate) fn swap(&self, old: &Arc<Function>, new: Arc<Function>) -> bool {
+        let mut functions = self
+            .functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        match functions.get_mut(old.name()) {
+            Some(current) if Arc::ptr_eq(current, old) => {
+                *current = new;
+                true
+            }
+            Some(_) | None => false,
+        }
     }
 
     pub(crate) fn remove(&self, name: &SmallName) -> Option<Arc<Function>> {

@@ -2,6 +2,7 @@
 //! Which path leads where. The life of an invocation is [`run`], from the request to the answer in one line.
 
 mod gate;
+mod learn;
 mod manage;
 mod observe;
 mod params;
@@ -15,7 +16,7 @@ use axum::{
     http::{HeaderValue, Method, header, request::Parts},
     middleware,
     response::{IntoResponse as _, Response},
-    routing::{any, get},
+    routing::{any, get, post},
 };
 use bytes::Bytes;
 use hearth_pool::{Call, InvocationId};
@@ -84,6 +85,7 @@ fn others(shard: Shard) -> Router {
                 .delete(manage::remove),
         )
         .route("/v1/functions/{name}/isolation", get(manage::isolation))
+        .route("/v1/functions/{name}/learn", post(learn::learn))
         .route("/v1/functions/{name}/logs", get(manage::logs))
         .route("/v1/invocations/{id}", get(manage::receipt))
         .route_layer(middleware::from_fn_with_state(

@@ -8,7 +8,7 @@ use crate::{
     app::Shard,
     deploy::{artifact, artifact_key, sweep},
     detect::Form,
-    manifest,
+    learned, manifest,
     problem::RequestError,
     registry::Function,
     store::{StateError, StoredCode, StoredFunction, blocking},
@@ -47,9 +47,11 @@ async fn load_one(shard: &Shard, mut stored: StoredFunction) -> Result<(), Reque
             Form::Wasm
         }
     };
+    let profile = learned::of_stored(&app.pool, &manifest, &stored.tree).await?;
     let function = Arc::new(Function::new(
         manifest,
         &form,
+        profile,
         stored.revision,
         stored.tree,
         stored.deployed_ms,

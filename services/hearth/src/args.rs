@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Deploy(Deploy),
     /// Call a function: FILE in, result on stdout
     Invoke(Invoke),
+    /// Find out which system calls a function needs, and write a profile of no others
+    Learn(Learn),
     /// Say what this host gives, what is missing, and how to get it
     Doctor(Doctor),
     /// List the deployed functions
@@ -165,6 +167,38 @@ pub(crate) struct Invoke {
     /// The input; - is stdin
     #[arg(long, value_name = "FILE")]
     pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+/// `hearth learn`.
+#[derive(Debug, Args)]
+pub(crate) struct Learn {
+    /// The function
+    pub(crate) name: String,
+    /// An input that it is called with; can be given several times
+    #[arg(long = "event", value_name = "FILE")]
+    pub(crate) events: Vec<PathBuf>,
+    /// How often the events are repeated while it is observed, from 1 to 100
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) rounds: u32,
+    /// Observe whatever else calls it for so long, like 30s or 5m
+    #[arg(long = "for", value_name = "DURATION")]
+    pub(crate) time: Option<String>,
+    /// Call it by POST at /fn/NAME with this after it, like /world?lang=en, not at /invoke/NAME
+    #[arg(long, value_name = "PATH")]
+    pub(crate) path: Option<String>,
+    /// Where the profile is written [default: NAME.seccomp.json]
+    #[arg(long, value_name = "FILE", conflicts_with = "into")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write it into this function folder, as seccomp.json
+    #[arg(long, value_name = "DIR")]
+    pub(crate) into: Option<PathBuf>,
+    /// If the replay holds: set seccomp = "learned" in the folder's function.toml, and deploy it
+    #[arg(long, requires = "into")]
+    pub(crate) enforce: bool,
+    #[command(flatten)]
+    pub(crate) output_format: Output,
     #[command(flatten)]
     pub(crate) server: Server,
 }

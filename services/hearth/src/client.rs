@@ -140,6 +140,27 @@ impl Client {
         read_whole(self.checked(answer)?)
     }
 
+    /// Has a management request done that takes this much longer than an answer usually may.
+    pub(crate) fn post(
+        &self,
+        path: &str,
+        kind: &str,
+        body: &[u8],
+        longer: Duration,
+    ) -> Result<Vec<u8>, Failure> {
+        let request = self.agent.post(format!("{}{path}", self.url));
+        let request = request
+            .config()
+            .timeout_recv_response(Some(ANSWER_MAX.saturating_add(longer)))
+            .build()
+            .header("authorization", self.bearer()?)
+            .header("content-type", kind);
+        let answer = request
+            .send(body)
+            .map_err(|error| self.unreachable(&error))?;
+        read_whole(self.checked(answer)?)
+    }
+
     /// Removes a management resource.
     pub(crate) fn delete(&self, path: &str) -> Result<Vec<u8>, Failure> {
         let request = self.agent.delete(format!("{}{path}", self.url));

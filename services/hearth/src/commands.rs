@@ -4,6 +4,10 @@
 use std::io::Read;
 use std::path::Path;
 
+use hearth_gateway::{
+    learned,
+    manifest::{Problems, Seccomp},
+};
 use serde_json::Value;
 use ureq::SendBody;
 
@@ -14,7 +18,10 @@ use crate::exit::{Code, Failure};
 use crate::folder::{Builder, Folder, MANIFEST};
 use crate::terminal;
 
+mod learn;
 mod show;
+
+pub(crate) use learn::learn;
 
 /// How much of an answer is held at once while it is passed on, in bytes.
 const COPY_BYTES: usize = 64 * 1024;
@@ -53,13 +60,34 @@ pub(crate) fn deploy(arguments: &Deploy, environment: &Environment) -> Result<()
     Ok(())
 }
 
+/// Builds, packs and deploys a folder; gives what to say of it.
+fn redeploy(dir: &Path, client: &Client, environment: &Environment) -> Result<String, Failure> {
+    let builder = Builder::new(environment);
+    let folder = open(dir)?;
+    let archive = builder.build(&folder).and_then(|()| folder.pack(&builder));
+    let archive = archive.map_err(|error| folder_failure(&error))?;
+    let answer = send(client, &folder.manifest.name, &archive)?;
+    let name = &folder.manifest.name;
+    Ok(show::deployed(&answer, client.url(), name))
+}
+
 /// The server's own check of a manifest, here: a server is not needed to learn what is wrong.
 fn check_manifest(folder: &Folder) -> Result<(), Failure> {
     let text = folder
         .manifest_text()
         .map_err(|error| folder_failure(&error))?;
-    let checked = hearth_gateway::manifest::parse(&text);
-    checked.map(drop).map_err(|problems| {
+    let checked = hearth_gateway::manifest::parse(&text).and_then(|manifest| {
+        match (manifest.seccomp, folder.learned_profile()) {
+            (Some(Seccomp::Learned), Ok(profile)) => learned::parse(&profile).map(drop),
+            (Some(Seccomp::Learned), Err(error)) => {
+                let mut problems = Problems::default();
+                problems.note(learned::FILE_NAME, error.to_string());
+                Err(problems)
+            }
+            (Some(Seccomp::Tier(_)) | None, _) => Ok(()),
+        }
+    });
+    checked.map_err(|problems| {
         let place = folder.path.join(MANIFEST);
         let mut sentence = format!("{} is not a valid manifest", place.display());
         for problem in problems.0 {

@@ -23,6 +23,7 @@ mod value;
 
 pub(crate) use environment::{Caller, Environment};
 pub(crate) use settings::{Flags, Setting};
+pub(crate) use value::parse_duration;
 
 /// Where root's instance keeps everything; another user's: [`default_data_dir`].
 pub(crate) const DATA_DIR_DEFAULT: &str = "/var/lib/hearth";

@@ -17,8 +17,10 @@ use crate::config::Caller;
 
 mod build;
 mod pack;
+mod seccomp;
 
 pub(crate) use build::Builder;
+pub(crate) use seccomp::with_learned;
 
 /// The manifest's file name.
 pub(crate) const MANIFEST: &str = "function.toml";
@@ -100,6 +102,16 @@ pub(crate) struct Manifest {
     pub(crate) entry: String,
     /// What makes it.
     pub(crate) build: Option<String>,
+    /// Its section of that name.
+    sandbox: Option<toml::Value>,
+}
+
+impl Manifest {
+    /// Whether the folder's learned profile belongs to it.
+    fn is_learned(&self) -> bool {
+        let seccomp = self.sandbox.as_ref().and_then(|table| table.get("seccomp"));
+        seccomp.and_then(toml::Value::as_str) == Some("learned")
+    }
 }
 
 /// A folder with a readable manifest.
@@ -137,6 +149,12 @@ impl Folder {
     /// The manifest as it is now.
     pub(crate) fn manifest_text(&self) -> Result<String, FolderError> {
         read_manifest(&self.path.join(MANIFEST))
+    }
+
+    /// The folder's learned profile as it is now.
+    pub(crate) fn learned_profile(&self) -> Result<Vec<u8>, FolderError> {
+        let file = self.path.join(hearth_gateway::learned::FILE_NAME);
+        Ok(read_bounded(&file, MANIFEST_BYTES_MAX)?.bytes)
     }
 
     /// The archive of the folder as it is now.

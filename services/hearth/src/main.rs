@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(arguments, &environment),
         Command::Deploy(arguments) => commands::deploy(arguments, &environment),
         Command::Invoke(arguments) => commands::invoke(arguments, &environment),
+        Command::Learn(arguments) => commands::learn(arguments, &environment),
         Command::Doctor(arguments) => doctor::doctor(arguments),
         Command::Ls(arguments) => commands::ls(arguments, &environment),
         Command::Describe(arguments) => commands::describe(arguments, &environment),

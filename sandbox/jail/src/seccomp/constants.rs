@@ -2,6 +2,8 @@
 //! The names that profiles may use for argument values and errnos. A closed table: a misspelt name is an error at
 //! start, and in a test.
 
+use crate::enter::numbers;
+
 /// Answer to calls that no rule names: C libraries take it for an older kernel and fall back.
 pub(super) const ENOSYS: u16 = 38;
 
@@ -66,6 +68,9 @@ pub(super) fn value(name: &str) -> Option<u64> {
         "F_SETLKW" => libc::F_SETLKW,
         "F_SETOWN" => libc::F_SETOWN,
         "F_SETPIPE_SZ" => libc::F_SETPIPE_SZ,
+        "INIT_CONTROL" => numbers::CONTROL,
+        "INIT_IMAGE" => numbers::IMAGE,
+        "INIT_SETUP" => numbers::SETUP,
         "IOPRIO_WHO_PROCESS" => 1,
         "IPPROTO_TCP" => libc::IPPROTO_TCP,
         "IPPROTO_UDP" => libc::IPPROTO_UDP,
@@ -89,6 +94,7 @@ pub(super) fn value(name: &str) -> Option<u64> {
         "SCHED_BATCH" => libc::SCHED_BATCH,
         "SCHED_IDLE" => libc::SCHED_IDLE,
         "SCHED_OTHER" => libc::SCHED_OTHER,
+        "SIGKILL" => libc::SIGKILL,
         "SOCK_DGRAM" => libc::SOCK_DGRAM,
         "SOCK_STREAM" => libc::SOCK_STREAM,
         _ => return unsigned(name),

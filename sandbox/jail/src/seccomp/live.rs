@@ -212,7 +212,7 @@ const LISTENER_MAX: Duration = Duration::from_micros(50);
 
 #[test]
 fn a_listener_adds_little_to_the_installation_of_a_filter() {
-    let filter = Filter::of(Profile::Default).unwrap();
+    let filter = Filter::of(hearth_protocol::profile::Profile::Default).unwrap();
     let fastest = |install: fn(&Program)| {
         let once = || {
             thread::scope(|scope| {

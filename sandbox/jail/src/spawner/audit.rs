@@ -87,9 +87,9 @@ impl Spawner {
             ids: sandbox.ids,
             root: sandbox.root,
             limits: &sandbox.limits,
-            profile: sandbox.profile.name(),
+            profile: sandbox.filter.name(),
         };
-        let known = self.parts.filters.by_name();
+        let known = [(sandbox.filter.name(), sandbox.filter.program())];
         isolation::report(sandbox.pid, &expected, &sandbox.cgroup, &known, depth)
     }
 

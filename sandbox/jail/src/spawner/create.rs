@@ -4,6 +4,7 @@
 use std::{
     ffi::CString,
     os::fd::{AsFd, OwnedFd},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -18,6 +19,7 @@ use super::{
     events::Source,
     groundwork::Place,
     limits,
+    observe::Launch,
     requests::refused,
     table::{Sandbox, Starting, State},
     violations::Violations,
@@ -28,7 +30,8 @@ use crate::{
     idmap::Ids,
     lsm::{self, AppArmor},
     mounts::Scratch,
-    seccomp, socket,
+    seccomp::Filter,
+    socket,
 };
 
 /// From the clone to init's word; usually 2 ms. Passing it means that the host is out of memory or worse.
@@ -53,12 +56,11 @@ pub(super) struct Create {
 }
 
 /// What a request asks for, checked.
-struct Order<'a> {
+struct Order {
     base: CString,
-    filter: &'a seccomp::Program,
+    filter: Rc<Filter>,
     worker: Worker,
     root: Root,
-    profile: seccomp::Profile,
     core: Option<u16>,
     limits: SandboxLimits,
 }
@@ -112,6 +114,7 @@ impl Spawner {
         spec: &SkeletonSpec,
         limits: &SandboxLimits,
     ) -> Result<(), Failure> {
+        self.observations.check(spec.profile)?;
         let order = self.parts.check(spec, limits)?;
         let Some((pair, ids)) = self.table.reserve() else {
             return Err(Failure {
@@ -182,6 +185,7 @@ impl Spawner {
                 socket::send(starting.setup.as_fd(), &[MAPS_WRITTEN], &[])
                     .map_err(at("answer the sandbox"))
             }),
+            Some(&says::FILTERED) => self.listen(id, received.fds.into_iter().next()),
             Some(&says::UP) => {
                 let label = self.parts.apparmor.label(*root);
                 let listener = received.fds.into_iter().next();
@@ -263,7 +267,7 @@ impl Spawner {
 }
 
 impl Parts {
-    fn check(&self, spec: &SkeletonSpec, limits: &SandboxLimits) -> Result<Order<'_>, Failure> {
+    fn check(&mut self, spec: &SkeletonSpec, limits: &SandboxLimits) -> Result<Order, Failure> {
         limits::check(limits)?;
         // An unknown program under the resident's profile, or the reverse: nobody asks for either.
         if (spec.worker == Worker::Resident) != (spec.profile == Profile::Resident) {
@@ -288,10 +292,12 @@ impl Parts {
         }
         Ok(Order {
             base: c_path(&base),
-            filter: self.filters.of(spec.profile.into()).program(),
+            filter: self
+                .filters
+                .of(spec.profile)
+                .map_err(|_not_compiled| refused("compile the profile"))?,
             worker: spec.worker,
             root: spec.root,
-            profile: spec.profile.into(),
             core: spec.core,
             limits: *limits,
         })
@@ -300,13 +306,13 @@ impl Parts {
 
 fn start(
     parts: &Parts,
-    order: &Order<'_>,
+    order: &Order,
     network: Option<OwnedFd>,
     place: Place,
     (pair, ids): (u32, Ids),
     request: RequestId,
 ) -> Result<Sandbox, Failure> {
-    let violations = Violations::new()?;
+    let violations = Violations::new(order.filter.asks())?;
     // Before its first process: there is no moment without them.
     let started = (parts.build.limit)(&place.cgroup, &order.limits, Some(&place.limits))
         .and_then(|()| start_in(parts, order, network, &place, ids));
@@ -336,7 +342,8 @@ fn start(
                 limits: order.limits,
                 violations,
                 root: order.root,
-                profile: order.profile,
+                filter: Rc::clone(&order.filter),
+                launch: Launch::default(),
                 state,
                 announced: false,
             })
@@ -358,7 +365,7 @@ struct Started {
 
 fn start_in(
     parts: &Parts,
-    order: &Order<'_>,
+    order: &Order,
     network: Option<OwnedFd>,
     place: &Place,
     ids: Ids,
@@ -382,13 +389,13 @@ fn start_in(
         setup: &init_setup,
         image: parts.init_image.as_fd(),
         resident,
-        argv: match order.profile {
-            seccomp::Profile::Resident => &parts.resident_argv,
-            seccomp::Profile::Strict => &parts.strict_argv,
-            _ => &parts.init_argv,
+        argv: match order.worker {
+            Worker::Resident => &parts.resident_argv,
+            Worker::PerCall if order.filter.has_overlay() => &parts.overlay_argv,
+            Worker::PerCall => &parts.init_argv,
         },
         confined: parts.apparmor == AppArmor::Loaded,
-        filter: order.filter,
+        filter: &order.filter,
         core: order.core,
     };
     let (pid, pidfd) = (parts.build.clone)(&plan, place.cgroup.unified())?;

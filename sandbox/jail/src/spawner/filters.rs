@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The profiles of sandboxes, compiled once.
+//! The filters of sandboxes, each compiled once.
 
+use std::{collections::VecDeque, rc::Rc};
+
+use hearth_protocol::profile::Profile;
 use nix::errno::Errno;
 
 use super::{SpawnerError, at};
 use crate::{
-    seccomp::{Filter, Profile, Program},
+    seccomp::{Filter, SeccompError},
     sys,
 };
 
+/// Filters of single functions that are kept for the next sandbox of the same; compiling one takes about as long as
+/// installing it. A filter lives on with its sandboxes when it is not kept any more.
+const SINGLE_KEPT_MAX: usize = 64;
+
 /// One filter per profile that a gateway may ask for.
 pub(super) struct Filters {
-    default: Filter,
-    strict: Filter,
-    resident: Filter,
+    shared: [(Profile, Rc<Filter>); 3],
+    /// The newest last.
+    single: VecDeque<(Profile, Rc<Filter>)>,
 }
 
 impl Filters {
@@ -23,29 +30,28 @@ impl Filters {
         sys::seccomp::is_available(libc::SECCOMP_RET_USER_NOTIF).map_err(|errno: Errno| {
             at("listen to system call filters (SECCOMP_RET_USER_NOTIF)")(errno)
         })?;
+        let shared = |profile| Filter::of(profile).map(|filter| (profile, Rc::new(filter)));
         Ok(Self {
-            default: Filter::of(Profile::Default)?,
-            strict: Filter::of(Profile::Strict)?,
-            resident: Filter::of(Profile::Resident)?,
+            shared: [
+                shared(Profile::Default)?,
+                shared(Profile::Strict)?,
+                shared(Profile::Resident)?,
+            ],
+            single: VecDeque::new(),
         })
     }
 
-    /// The filter of a sandbox of this profile; of a profile that no sandbox has, the smallest.
-    pub(super) fn of(&self, profile: Profile) -> &Filter {
-        match profile {
-            Profile::Default => &self.default,
-            Profile::Resident => &self.resident,
-            Profile::Strict
-            | Profile::Alone
-            | Profile::Network
-            | Profile::Wasm
-            | Profile::Gateway => &self.strict,
+    /// The filter of a sandbox of this profile.
+    pub(super) fn of(&mut self, profile: Profile) -> Result<Rc<Filter>, SeccompError> {
+        let known = self.shared.iter().chain(&self.single);
+        if let Some((_, filter)) = known.into_iter().find(|(known, _)| *known == profile) {
+            return Ok(Rc::clone(filter));
         }
-    }
-
-    /// Each with its profile's name.
-    pub(super) fn by_name(&self) -> [(&'static str, &Program); 3] {
-        [Profile::Default, Profile::Strict, Profile::Resident]
-            .map(|profile| (profile.name(), self.of(profile).program()))
+        let filter = Rc::new(Filter::of(profile)?);
+        if self.single.len() == SINGLE_KEPT_MAX {
+            self.single.pop_front();
+        }
+        self.single.push_back((profile, Rc::clone(&filter)));
+        Ok(filter)
     }
 }

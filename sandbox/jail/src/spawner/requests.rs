@@ -178,6 +178,21 @@ impl Spawner {
             Request::TreeCommit { request, upload } => self.tree_commit(request, upload),
             Request::TreeAbort { upload } => self.tree_abort(upload),
             Request::TreeRemove { request, tree } => self.tree_remove(request, &tree),
+            Request::TreeOpen {
+                request,
+                tree,
+                path,
+            } => {
+                let outcome = self.open_stored(&tree, &path);
+                let answer = outcome.map(|file| (Event::TreeOpened { request }, vec![file]));
+                self.answer(request, answer);
+            }
+            Request::Observe { request } => self.observe(request),
+            Request::EndObservation {
+                request,
+                observation,
+            } => self.end_observation(request, observation),
+            Request::ReadProfile { request, of, calls } => self.read_profile(request, of, &calls),
         }
     }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,
+    rc::Rc,
     time::Instant,
 };
 
@@ -13,8 +14,8 @@ use hearth_protocol::{
 };
 use nix::{sys::eventfd::EventFd, unistd::Pid};
 
-use super::violations::Violations;
-use crate::{cgroup::SandboxCgroup, idmap::Ids, instance::IdBlock, seccomp};
+use super::{observe::Launch, violations::Violations};
+use crate::{cgroup::SandboxCgroup, idmap::Ids, instance::IdBlock, seccomp::Filter};
 
 /// One sandbox, from its clone to its cgroups' removal.
 #[derive(Debug)]
@@ -36,8 +37,9 @@ pub(super) struct Sandbox {
     pub(super) violations: Violations,
     /// Whether its root can be written.
     pub(super) root: Root,
-    /// What its filter was compiled from.
-    pub(super) profile: seccomp::Profile,
+    pub(super) filter: Rc<Filter>,
+    /// For an observed sandbox: which calls are init's.
+    pub(super) launch: Launch,
     pub(super) state: State,
     /// Whether the gateway knows it, and is to be told when it is gone.
     pub(super) announced: bool,

@@ -2,8 +2,9 @@
 //! Refused system calls: heard on the sandbox's listener (seccomp_unotify(2)), told to the gateway, and refused.
 //!
 //! The function waits meanwhile, and nobody else does: one question per sandbox and turn of the loop is answered, and a
-//! sandbox that asks too much is heard again only when its allowance has grown. No question is ever answered by letting
-//! the call happen, and no pointer among its arguments is followed. When this process dies, the kernel answers ENOSYS.
+//! sandbox that asks too much is heard again only when its allowance has grown. No pointer among a question's arguments is
+//! followed, and none is answered by letting the call happen, but for those of a sandbox that is observed: it asks about
+//! every call, and gets what its profile says (`seccomp/filter.rs`). When this process dies, the kernel answers ENOSYS.
 
 use std::{
     collections::VecDeque,
@@ -20,10 +21,10 @@ use nix::{
     sys::eventfd::{EfdFlags, EventFd},
 };
 
-use super::{Spawner, events::Source};
+use super::{Spawner, events::Source, observe};
 use crate::{
     failure::{Failure, at},
-    seccomp::{self, Answer},
+    seccomp::{self, Answer, Asks},
     sys,
 };
 
@@ -33,6 +34,11 @@ const ALLOWANCE_MAX: u32 = 256;
 /// How often its allowance grows by one. An answer costs the spawner some 20 µs: this bounds what one sandbox takes of it
 /// to 2 %.
 const ALLOWANCE_INTERVAL: Duration = Duration::from_millis(1);
+
+/// As above for a sandbox that is observed, at an operator's wish and for a time: it asks about every call, and may take a
+/// fifth of the spawner.
+const OBSERVED_ALLOWANCE_MAX: u32 = 4096;
+const OBSERVED_ALLOWANCE_INTERVAL: Duration = Duration::from_micros(100);
 
 /// How long one that has used its allowance up is not heard.
 const MUTE_MS: u64 = 10;
@@ -46,12 +52,18 @@ pub(super) struct Violations {
     counter: EventFd,
     /// Since the gateway has read the counter.
     told: u16,
+    allowance_max: u32,
+    allowance_interval: Duration,
     allowance: u32,
     grown: Instant,
 }
 
 impl Violations {
-    pub(super) fn new() -> Result<Self, Failure> {
+    pub(super) fn new(asks: Asks) -> Result<Self, Failure> {
+        let (allowance_max, allowance_interval) = match asks {
+            Asks::Refusals => (ALLOWANCE_MAX, ALLOWANCE_INTERVAL),
+            Asks::Everything(_) => (OBSERVED_ALLOWANCE_MAX, OBSERVED_ALLOWANCE_INTERVAL),
+        };
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let counter =
             EventFd::from_flags(flags).map_err(at("make the counter of refused calls"))?;
@@ -59,7 +71,9 @@ impl Violations {
             listener: None,
             counter,
             told: 0,
-            allowance: ALLOWANCE_MAX,
+            allowance_max,
+            allowance_interval,
+            allowance: allowance_max,
             grown: Instant::now(),
         })
     }
@@ -107,10 +121,11 @@ impl Violations {
 
     /// Uses one of the allowance up; false where there is none.
     fn spend(&mut self, now: Instant) -> bool {
-        let intervals = now.duration_since(self.grown).as_millis() / ALLOWANCE_INTERVAL.as_millis();
+        let intervals =
+            now.duration_since(self.grown).as_micros() / self.allowance_interval.as_micros();
         if 0 < intervals {
-            let grown = u32::try_from(intervals).unwrap_or(ALLOWANCE_MAX);
-            self.allowance = self.allowance.saturating_add(grown).min(ALLOWANCE_MAX);
+            let grown = u32::try_from(intervals).unwrap_or(self.allowance_max);
+            self.allowance = self.allowance.saturating_add(grown).min(self.allowance_max);
             self.grown = now;
         }
         let left = self.allowance.checked_sub(1);
@@ -146,7 +161,15 @@ impl Spawner {
         id: SandboxId,
         listener: Option<OwnedFd>,
     ) -> Result<(), Failure> {
+        let heard = self
+            .table
+            .get(id)
+            .map(|it| it.violations.listener.is_some());
         let Some(listener) = listener else {
+            if heard == Some(true) {
+                // It came as soon as the filter was up.
+                return Ok(());
+            }
             // Without its filter's listener a sandbox does not come up; only test-only executables have no filter.
             return if self.parts.build.asks {
                 Err(crate::failure::broken("hear the system call filter"))
@@ -169,7 +192,6 @@ impl Spawner {
         let Some(sandbox) = self.table.get_mut(id) else {
             return;
         };
-        let profile = sandbox.profile;
         match sandbox.violations.look() {
             Heard::Question => {}
             Heard::Nothing => return,
@@ -187,16 +209,18 @@ impl Spawner {
             Err(Errno::ENOENT | Errno::EINTR | Errno::EAGAIN) => return,
             Err(_broken) => return self.destroy(id, Cause::Destroyed),
         };
-        let filter = self.parts.filters.of(profile);
-        let answer = filter.answer(question.number, &question.arguments);
-        let class = match answer {
-            Answer::Errno(_) => ViolationClass::Eperm,
-            Answer::Kill => ViolationClass::Kill,
-        };
+        let (caller, is_own) = observe::caller(&mut sandbox.launch, sandbox.pid, &question);
+        let (number, arguments) = (question.number, &question.arguments);
+        let answer = sandbox.filter.answer(number, arguments, caller);
+        if let (Asks::Everything(by), true) = (sandbox.filter.asks(), is_own) {
+            self.observations.count(by, number, answer);
+        }
         // Before the answer: when the function has ended, the gateway finds all of its calls counted. The one that ends
         // the sandbox is always told: without it, its end would look like the platform's fault.
-        let in_full = sandbox.violations.note() || class == ViolationClass::Kill;
-        if in_full && sandbox.announced {
+        if let Some(class) = answer.class()
+            && (sandbox.violations.note() || class == ViolationClass::Kill)
+            && sandbox.announced
+        {
             let violation = Violation {
                 name: seccomp::name_of(question.number)
                     .unwrap_or_default()
@@ -209,14 +233,16 @@ impl Spawner {
             self.link
                 .push(&Event::Violation { sandbox, violation }, Vec::new());
         }
-        match answer {
-            Answer::Kill => self.destroy(id, Cause::Forbidden),
-            Answer::Errno(errno) => {
-                if let Some(Some(listener)) = self.table.get(id).map(|it| &it.violations.listener) {
-                    // Where whoever asked has died meanwhile, nobody is refused anything.
-                    let _dead = sys::seccomp::refuse(listener.as_fd(), question.id, errno);
-                }
-            }
+        if answer == Answer::Kill {
+            return self.destroy(id, Cause::Forbidden);
+        }
+        if let Some(Some(listener)) = self.table.get(id).map(|it| &it.violations.listener) {
+            // Where whoever asked has died meanwhile, nobody is answered anything.
+            let _dead = match answer {
+                Answer::Continue => sys::seccomp::proceed(listener.as_fd(), question.id),
+                Answer::Errno(errno) => sys::seccomp::refuse(listener.as_fd(), question.id, errno),
+                Answer::Kill => Ok(()),
+            };
         }
     }
 
@@ -272,7 +298,7 @@ mod tests {
 
     #[test]
     fn the_first_calls_after_each_read_are_told_in_full_and_all_are_counted() {
-        let mut violations = Violations::new().unwrap();
+        let mut violations = Violations::new(Asks::Refusals).unwrap();
         let told: Vec<bool> = (0..=VIOLATIONS_TOLD_MAX)
             .map(|_| violations.note())
             .collect();
@@ -287,7 +313,7 @@ mod tests {
 
     #[test]
     fn an_allowance_is_used_up_and_grows_with_time() {
-        let mut violations = Violations::new().unwrap();
+        let mut violations = Violations::new(Asks::Refusals).unwrap();
         let now = violations.grown;
         let spent = (0..2 * ALLOWANCE_MAX)
             .filter(|_| violations.spend(now))

@@ -72,6 +72,46 @@ fn receive_with(
     })
 }
 
+/// A control message with one descriptor, as sendmsg(2) wants it, padded as CMSG_SPACE counts it.
+#[repr(C, align(8))]
+struct OneDescriptor {
+    header: libc::cmsghdr,
+    number: RawFd,
+}
+
+/// Sends one byte with one descriptor. One system call, and no memory but this function's.
+pub(crate) fn send_one(
+    socket: BorrowedFd<'_>,
+    byte: u8,
+    descriptor: BorrowedFd<'_>,
+) -> nix::Result<()> {
+    let number_bytes = u32::try_from(size_of::<RawFd>()).map_err(|_large| Errno::EINVAL)?;
+    // SAFETY: CMSG_LEN only adds, to the size of a descriptor.
+    let length = unsafe { libc::CMSG_LEN(number_bytes) };
+    // SAFETY: as above, with padding.
+    let space = unsafe { libc::CMSG_SPACE(number_bytes) };
+    // SAFETY: a cmsghdr and a number are integers, for which zero is a value.
+    let mut control: OneDescriptor = unsafe { std::mem::zeroed() };
+    control.header.cmsg_len = length.try_into().map_err(|_large| Errno::EINVAL)?;
+    control.header.cmsg_level = libc::SOL_SOCKET;
+    control.header.cmsg_type = libc::SCM_RIGHTS;
+    control.number = descriptor.as_raw_fd();
+    let mut bytes = [byte];
+    let mut part = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: a msghdr is integers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = space.try_into().map_err(|_large| Errno::EINVAL)?;
+    // SAFETY: sendmsg(2) reads the message, its one part and its control data, all of which outlive the call.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    Errno::result(sent).map(drop)
+}
+
 /// Closes every descriptor from `first` on (close_range(2)).
 pub(crate) fn close_from(first: u32) -> nix::Result<()> {
     close_range(first, u32::MAX)

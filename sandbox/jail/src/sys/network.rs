@@ -19,7 +19,8 @@ pub(crate) fn loopback_up() -> nix::Result<()> {
     // SAFETY: ifreq is integers, bytes and unions of them, for which all zeroes is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (place, byte) in request.ifr_name.iter_mut().zip(b"lo") {
-        *place = byte.cast_signed();
+        // C's char has a sign on x86-64 and none on aarch64.
+        *place = libc::c_char::from_ne_bytes([*byte]);
     }
     request.ifr_ifru.ifru_flags = UP_AND_RUNNING;
     // SAFETY: SIOCSIFFLAGS reads a name and flags out of an ifreq, which outlives the call.

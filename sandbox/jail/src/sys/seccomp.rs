@@ -165,6 +165,8 @@ pub(crate) fn try_empty_clone3() -> nix::Result<()> {
 pub(crate) struct Question {
     /// For the answer.
     pub(crate) id: u64,
+    /// Who asks, in the pid namespace of whoever hears it.
+    pub(crate) pid: Pid,
     pub(crate) number: u32,
     pub(crate) arguments: [u64; 6],
 }
@@ -192,6 +194,7 @@ pub(crate) fn hear(listener: BorrowedFd<'_>) -> nix::Result<Question> {
     super::checked(result)?;
     Ok(Question {
         id: notif.id,
+        pid: Pid::from_raw(notif.pid.cast_signed()),
         number: notif.data.nr.cast_unsigned(),
         arguments: notif.data.args,
     })
@@ -199,11 +202,25 @@ pub(crate) fn hear(listener: BorrowedFd<'_>) -> nix::Result<Question> {
 
 /// Has the call fail; ENOENT where whoever asked has died meanwhile.
 pub(crate) fn refuse(listener: BorrowedFd<'_>, id: u64, errno: u16) -> nix::Result<()> {
+    let (error, flags) = (-i32::from(errno), 0);
+    answer(listener, id, error, flags)
+}
+
+/// Has the call happen, as it would without a filter; ENOENT as above. Only for who decides by number and registers: memory
+/// behind a pointer can be another by the time at which the kernel reads it (seccomp_unotify(2)).
+pub(crate) fn proceed(listener: BorrowedFd<'_>, id: u64) -> nix::Result<()> {
+    answer(listener, id, 0, USER_NOTIF_FLAG_CONTINUE)
+}
+
+/// uapi/linux/seccomp.h; the type of libc's differs by C library.
+const USER_NOTIF_FLAG_CONTINUE: u32 = 1;
+
+fn answer(listener: BorrowedFd<'_>, id: u64, error: i32, flags: u32) -> nix::Result<()> {
     let answer = libc::seccomp_notif_resp {
         id,
         val: 0,
-        error: -i32::from(errno),
-        flags: 0,
+        error,
+        flags,
     };
     // SAFETY: the ioctl reads one seccomp_notif_resp, whose size is part of its number.
     let result = unsafe {

@@ -26,7 +26,7 @@ const REBOOT: u32 = if cfg!(target_arch = "x86_64") {
 
 impl Sandbox {
     /// How many calls were refused since this was asked last.
-    fn counted(&self) -> u64 {
+    pub(crate) fn counted(&self) -> u64 {
         let counter = &self.cgroup[CreatedFd::Violations as usize - 1];
         let mut count = [0; 8];
         match File::from(counter.try_clone().unwrap()).read_exact(&mut count) {

@@ -35,7 +35,7 @@ impl fmt::Display for Problems {
 
 impl Problems {
     /// Notes one, unless there are so many that who is told of them has enough to do.
-    pub(crate) fn note(&mut self, at: impl Into<String>, problem: impl Into<String>) {
+    pub fn note(&mut self, at: impl Into<String>, problem: impl Into<String>) {
         if PROBLEMS_MAX <= self.0.len() {
             return;
         }

@@ -164,9 +164,10 @@ fn limits_outside_their_range_are_refused() {
 #[test]
 fn a_profile_that_its_contract_cannot_use_is_refused_and_the_others_are_taken() {
     let with = |profile| format!("{SMALLEST}[sandbox]\nseccomp = \"{profile}\"");
-    let profile = |name| parse(&with(name)).map(|manifest| manifest.profile);
-    assert_eq!(profile("strict"), Ok(Some(Profile::Strict)));
-    assert_eq!(profile("default"), Ok(Some(Profile::Default)));
+    let profile = |name| parse(&with(name)).map(|manifest| manifest.seccomp);
+    assert_eq!(profile("strict"), Ok(Some(Seccomp::Tier(Tier::Strict))));
+    assert_eq!(profile("default"), Ok(Some(Seccomp::Tier(Tier::Default))));
+    assert_eq!(profile("learned"), Ok(Some(Seccomp::Learned)));
     assert_eq!(places(&with("network")), ["sandbox.seccomp"]);
     assert_eq!(places(&with("resident")), ["sandbox.seccomp"]);
 }

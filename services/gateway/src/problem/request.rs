@@ -30,7 +30,7 @@ pub(super) fn describe(error: &RequestError) -> Described {
 fn status_and_code(error: &RequestError) -> (StatusCode, &'static str) {
     use RequestError as E;
     match error {
-        E::BadRequest { .. } => (StatusCode::BAD_REQUEST, "bad_request"),
+        E::BadRequest { .. } | E::WasmHasOneProfile => (StatusCode::BAD_REQUEST, "bad_request"),
         E::BadManifest(_) => (StatusCode::BAD_REQUEST, "bad_manifest"),
         E::BadArchive { .. } => (StatusCode::BAD_REQUEST, "bad_archive"),
         E::BadModule { .. } => (StatusCode::BAD_REQUEST, "bad_module"),
@@ -41,7 +41,7 @@ fn status_and_code(error: &RequestError) -> (StatusCode, &'static str) {
         E::NotFound => (StatusCode::NOT_FOUND, "not_found"),
         E::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
         E::RequestTimeout { .. } => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
-        E::Conflict { .. } => (StatusCode::CONFLICT, "conflict"),
+        E::Conflict { .. } | E::Learning => (StatusCode::CONFLICT, "conflict"),
         E::PayloadTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
         E::UriTooLong { .. } => (StatusCode::URI_TOO_LONG, "uri_too_long"),
         E::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
@@ -79,6 +79,10 @@ fn fix(error: &RequestError) -> &'static str {
         E::MethodNotAllowed => "Functions are invoked by POST at /invoke/NAME.",
         E::RequestTimeout { .. } => "Send the body faster.",
         E::Conflict { .. } => "Deploy under the manifest's name, or change `name`.",
+        E::Learning => "Wait until the other `hearth learn` of this function has ended.",
+        E::WasmHasOneProfile => {
+            "Nothing is to be done: `hearth isolation` shows that profile, which is narrower than any native one."
+        }
         E::PayloadTooLarge { .. } => "Send less, or raise limits.request in function.toml.",
         E::UriTooLong { .. } => "Send what is long in the body.",
         E::UnsupportedMediaType => "Send application/x-tar or application/zip.",
@@ -119,6 +123,8 @@ fn evidence(error: &RequestError) -> Value {
         E::Breached { wall, reading } => json!({ "wall": wall, "reading": reading }),
         E::BadRequest { .. }
         | E::BadArchive { .. }
+        | E::Learning
+        | E::WasmHasOneProfile
         | E::Unauthorized
         | E::Forbidden
         | E::UnknownFunction

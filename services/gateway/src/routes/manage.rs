@@ -192,7 +192,10 @@ fn declared_format(headers: &HeaderMap) -> Result<Option<Format>, RequestError> 
 }
 
 /// The receipt's JSON, waiting for it while it may be on its way.
-async fn await_receipt(shard: &Shard, id: InvocationId) -> Result<Option<String>, RequestError> {
+pub(super) async fn await_receipt(
+    shard: &Shard,
+    id: InvocationId,
+) -> Result<Option<String>, RequestError> {
     let until = Instant::now() + RECEIPT_WAIT_MAX;
     let is_young = began_ms(id).is_some_and(|began| began.abs_diff(now_ms()) < RECEIPT_YOUNG_MS);
     loop {

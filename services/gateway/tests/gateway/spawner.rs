@@ -88,7 +88,11 @@ fn answer(request: Request, upload: &mut Sha256, trees: &Mutex<Trees>) -> Option
         Request::Create { request, .. }
         | Request::Bind { request, .. }
         | Request::Renew { request, .. }
-        | Request::Inspect { request, .. } => Some(Event::Failed {
+        | Request::Inspect { request, .. }
+        | Request::TreeOpen { request, .. }
+        | Request::Observe { request }
+        | Request::EndObservation { request, .. }
+        | Request::ReadProfile { request, .. } => Some(Event::Failed {
             request,
             step: "clone3".to_owned(),
             errno: 28,

@@ -48,6 +48,54 @@ pub(super) fn deployed(answer: &Value, url: &str, name: &str) -> String {
     format!("{name}: revision {revision} is deployed at {url}/invoke/{name}")
 }
 
+/// `hearth learn`.
+pub(super) fn lesson(answer: &Value) -> String {
+    let profile = &answer["profile"];
+    let tier = text(profile, "profile");
+    let size = |name: &str, size: &Value| {
+        vec![
+            name.to_owned(),
+            text(size, "calls"),
+            text(size, "instructions"),
+        ]
+    };
+    let rows = [
+        size(&tier, &answer["tier_size"]),
+        size("learned", &answer["size"]),
+    ];
+    let seen = profile["calls"].as_array().map_or(0, Vec::len);
+    let events = answer["replay"]["events"].as_array();
+    let events: Vec<&Value> = events.into_iter().flatten().collect();
+    let mut lines = vec![
+        format!(
+            "{}: makes {seen} different system calls",
+            text(answer, "function")
+        ),
+        table(&["PROFILE", "CALLS", "INSTRUCTIONS"], &rows),
+    ];
+    let fine = |event: &&&Value| {
+        event["refused"].as_array().is_none_or(Vec::is_empty)
+            && event["outcome"] == event["outcome_observed"]
+    };
+    let held = events.iter().filter(fine).count();
+    lines.push(format!(
+        "replay: {held} of {} events ran as before, and nothing was refused",
+        events.len()
+    ));
+    for event in events.iter().filter(|event| !fine(event)) {
+        let refused = event["refused"].as_array().into_iter().flatten();
+        let refused: Vec<String> = refused.map(plain).collect();
+        lines.push(format!(
+            "  {}: {} instead of {}; refused: {}",
+            text(event, "replayed"),
+            text(event, "outcome"),
+            text(event, "outcome_observed"),
+            refused.join(" ")
+        ));
+    }
+    lines.join("\n")
+}
+
 fn flatten(name: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
     let inner = |part: &str| {
         if name.is_empty() {

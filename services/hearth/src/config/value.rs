@@ -67,7 +67,7 @@ impl Layers<'_> {
 }
 
 /// A whole number with `ms`, `s` or `m`.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|character: char| !character.is_ascii_digit())?;
     let number: u64 = text[..digits].parse().ok()?;
     match &text[digits..] {

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use hearth_gateway::learned::FILE_NAME;
+
 use super::{Folder, FolderError, MANIFEST, read_bounded};
 
 /// The largest file that is packed, in bytes: the server's own limit is lower or equal, and this keeps a mistaken `entry`
@@ -24,6 +26,11 @@ pub(super) fn pack(folder: &Folder, entry: &Path) -> Result<Vec<u8>, FolderError
     add(&mut contents, MANIFEST.into(), folder.path.join(MANIFEST))?;
     let base_name = entry.file_name().unwrap_or(entry.as_os_str());
     add(&mut contents, base_name.into(), entry.to_owned())?;
+    let learned = folder.path.join(FILE_NAME);
+    // Where it is missing, the server says so.
+    if folder.manifest.is_learned() && learned.symlink_metadata().is_ok() {
+        add(&mut contents, FILE_NAME.into(), learned)?;
+    }
     let files = folder.path.join(FILES);
     let kind = files
         .symlink_metadata()

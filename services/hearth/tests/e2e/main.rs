@@ -9,7 +9,7 @@
 //! canaries   what no function may change
 //! ```
 //!
-//! The tests are in `attacks` (by what they attack), `bundled` (every function that ships), `isolation`, `violations`, `limits`,
+//! The tests are in `attacks` (by what they attack), `bundled` (every function that ships), `isolation`, `violations`, `learn`, `limits`,
 //! `failures`, `reuse`, `errors`, `clients`, `hostfiles`, `deploys`, `bombs`, `doctor`, `rootless`, `life`
 //! (what is killed, and what then happens) and `load`. They need root; without it each says so and passes.
 
@@ -54,6 +54,8 @@ mod failures;
 mod hostfiles;
 #[cfg(test)]
 mod isolation;
+#[cfg(test)]
+mod learn;
 #[cfg(test)]
 mod life;
 #[cfg(test)]

@@ -164,7 +164,7 @@ fn cargo() -> Command {
     command
 }
 
-fn newest_output(name: &str) -> PathBuf {
+pub(crate) fn newest_output(name: &str) -> PathBuf {
     let targets = fs::read_dir(functions().join("target"))
         .expect("target/")
         .filter_map(Result::ok);

@@ -7,9 +7,10 @@ use super::{CallPolicy, Condition, Policy, UNNAMED, Verdict, Width};
 use crate::seccomp::{SeccompError, arch::Arch, constants};
 
 /// The files, embedded: the policy is the same in every build, and no variable leads to another one.
-pub(super) const FILES: [(&str, &str); 8] = [
+pub(super) const FILES: [(&str, &str); 9] = [
     ("strict", include_str!("../../../profiles/strict.json")),
     ("alone", include_str!("../../../profiles/alone.json")),
+    ("always", include_str!("../../../profiles/always.json")),
     ("default", include_str!("../../../profiles/default.json")),
     ("network", include_str!("../../../profiles/network.json")),
     ("resident", include_str!("../../../profiles/resident.json")),
