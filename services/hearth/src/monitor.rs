@@ -154,7 +154,8 @@ pub(crate) fn run(config: &Config) -> Result<(), MonitorError> {
     let signals = signals::block().map_err(MonitorError::Signals)?;
     let data_dir = DataDir::open(&config.data_dir)?;
     check_parents(data_dir.path())?;
-    if rootless::is_needed() {
+    let rootless = rootless::is_needed();
+    if rootless {
         // After the data directory was looked at: who owns the directories above it cannot be seen from inside.
         rootless::enter()?;
     }
@@ -212,6 +213,9 @@ pub(crate) fn run(config: &Config) -> Result<(), MonitorError> {
     let result = Supervisor::new(&children, signals).run();
     // The lock is still held: nobody else's can be meant.
     children.sweep()?;
+    if rootless {
+        children.take_back()?;
+    }
     result
 }
 

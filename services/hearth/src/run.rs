@@ -11,6 +11,7 @@ use crate::exit::{Code, Failure};
 use crate::folder::Builder;
 use crate::instance::Instance;
 use crate::serve::make_room;
+use crate::terminal;
 
 /// Builds, deploys to a temporary instance, invokes, and removes everything.
 pub(crate) fn run(arguments: &Run, environment: &Environment) -> Result<(), Failure> {
@@ -43,6 +44,9 @@ pub(crate) fn run(arguments: &Run, environment: &Environment) -> Result<(), Fail
     let result = commands::send(&client, name, &archive)
         .and_then(|_| commands::call(&client, name, arguments.data.as_deref()));
     instance.stop(&config);
+    if let Err(error) = home.close() {
+        terminal::note(&format!("cannot remove the temporary directory: {error}"));
+    }
     result
 }
 
