@@ -48,18 +48,22 @@ const ENDS: [&str; 5] = [
     "response_too_large",
 ];
 
-/// A program of the host with the libraries that it needs, started by its own loader.
+/// A program of the host that is started with the options that are its input; None where it is not installed.
 fn package(name: &str, program: &str) -> Option<Package> {
+    let script = "read -r options; ld=$(echo /function/lib/ld-linux*)\n\
+        # shellcheck disable=SC2086\n\
+        exec \"$ld\" --library-path /function/lib /function/program $options";
+    carrying(Package::script(name, script, LIMITS), program)
+}
+
+/// With a program of the host and the libraries that it needs, to be started by its own loader.
+pub(crate) fn carrying(package: Package, program: &str) -> Option<Package> {
     let output = Command::new("ldd").arg(program).output().ok()?;
     let listed = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         return None;
     }
-    let script = "read -r options; ld=$(echo /function/lib/ld-linux*)\n\
-        # shellcheck disable=SC2086\n\
-        exec \"$ld\" --library-path /function/lib /function/program $options";
-    let mut package = Package::script(name, script, LIMITS);
-    package = package.with_file("program", 0o755, &read(Path::new(program)));
+    let mut package = package.with_file("program", 0o6755, &read(Path::new(program)));
     for word in listed
         .split_whitespace()
         .filter(|word| word.starts_with('/'))
