@@ -110,11 +110,12 @@ for process in $$ 1; do
     for arguments in '0 1000 1' '0 0 1' '0 100000 1'; do
         # shellcheck disable=SC2086
         said=$("$ld" --library-path /function/lib /function/program $process $arguments 2>&1) && echo "mapped $process $arguments"
-        case $said in *program:*|*usage:*) ;; *) echo "did not run: $said" ;; esac
+        case $said in program:*) ran=yes ;; esac
         # shellcheck disable=SC2086
         /function/program $process $arguments 2>/dev/null && echo "mapped $process $arguments by its bits"
     done
 done
+[ "$ran" = yes ] || echo "the helper did not run: $said"
 command -v newuidmap newgidmap su sudo
 [ "$(cat /proc/self/uid_map /proc/self/gid_map)" = "$before" ] || echo "the maps have changed"
 [ "$(id -u) $(id -g)" = '1000 1000' ] || id
@@ -195,7 +196,8 @@ fn run_is_one_shot_for_a_user_too() {
     let output = run.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(output.stdout, b"once called", "{output:?}");
-    assert_eq!(world::files_naming("hearth-run-"), Vec::<PathBuf>::new());
+    let left = world::files_naming("hearth-run-");
+    assert_eq!(left, Vec::<PathBuf>::new(), "{output:?}");
     assert_only_the_monitor_s_cgroup_is_left(&home);
 }
 
