@@ -340,8 +340,22 @@ enum Controller {
     Pids,
 }
 
+/// Those of [`READINGS`] that [`holds`] is about.
+const LIMIT_FILES: [&str; 6] = [
+    "memory.limit_in_bytes",
+    "memory.max",
+    "cpu.cfs_quota_us",
+    "cpu.cfs_period_us",
+    "cpu.max",
+    "pids.max",
+];
+
 /// Reads [`READINGS`].
 pub(crate) fn readings(cgroup: &SandboxCgroup) -> BTreeMap<String, String> {
+    readings_of(cgroup, |_| true)
+}
+
+fn readings_of(cgroup: &SandboxCgroup, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for (controller, files) in READINGS {
         let (name, directory) = match controller {
@@ -350,7 +364,7 @@ pub(crate) fn readings(cgroup: &SandboxCgroup) -> BTreeMap<String, String> {
             Controller::Cpuacct => ("cpuacct", &cgroup.cpuacct),
             Controller::Pids => ("pids", &cgroup.pids),
         };
-        for file in files {
+        for file in files.iter().filter(|file| wanted(file)) {
             if let Ok(text) = fs::read_to_string(directory.join(file)) {
                 all.insert(format!("{name}/{file}"), text.trim_end().to_owned());
             }
@@ -422,6 +436,12 @@ pub(crate) fn holds(limits: &[LimitReading], set: &SandboxLimits) -> bool {
         let limit = read.and_then(|reading| reading.limit);
         limit.is_some_and(|limit| limit <= *most)
     })
+}
+
+/// As [`holds`], of what the kernel says of these cgroups now.
+pub(crate) fn still_holds(cgroup: &SandboxCgroup, set: &SandboxLimits) -> bool {
+    let readings = readings_of(cgroup, |file| LIMIT_FILES.contains(&file));
+    holds(&limits(&readings), set)
 }
 
 /// The host's pids of the sandbox's processes.

@@ -197,6 +197,15 @@ impl DataDir {
         Ok(claim)
     }
 
+    /// Takes the state directory back from the gateway, which has ended: an ordinary user could not remove what belongs to
+    /// one of its other ids.
+    ///
+    /// # Errors
+    /// A step on the state directory.
+    pub fn take_back(&self) -> Result<(), InstanceError> {
+        ids::give(&self.state(), 0)
+    }
+
     /// Kills and removes what an earlier run of this instance left.
     ///
     /// # Errors

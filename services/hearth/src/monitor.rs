@@ -120,11 +120,12 @@ impl MonitorError {
     }
 }
 
-/// Refuses a host that cannot give every wall of the level that is asked for.
-pub(crate) fn check_host(least: host::Level) -> Result<(), Failure> {
-    host::check(least)
-        .map(drop)
-        .map_err(|error| MonitorError::Host(error).into_failure())
+/// Refuses a host that cannot give every wall of the level that is asked for, or too few open files for the settings. The
+/// limit of open files is raised from then on, which is how one learns that it can be.
+pub(crate) fn check_host(config: &Config) -> Result<(), MonitorError> {
+    host::check(config.least_level)?;
+    files::raise(config)?;
+    Ok(())
 }
 
 /// Whether any user can pass through every folder above `data_dir`. Asked here, once and with a reason: else the gateway
@@ -147,14 +148,14 @@ fn check_parents(data_dir: &Path) -> Result<(), MonitorError> {
     Ok(())
 }
 
-/// Serves until it is told to stop. Returns with no process, cgroup or mount left.
+/// Serves until it is told to stop, on a host that was checked. Returns with no process, cgroup or mount left.
 pub(crate) fn run(config: &Config) -> Result<(), MonitorError> {
     // Before anything that can be interrupted half-way: a start ends in order or not at all.
     let signals = signals::block().map_err(MonitorError::Signals)?;
-    files::raise(config)?;
     let data_dir = DataDir::open(&config.data_dir)?;
     check_parents(data_dir.path())?;
-    if rootless::is_needed() {
+    let rootless = rootless::is_needed();
+    if rootless {
         // After the data directory was looked at: who owns the directories above it cannot be seen from inside.
         rootless::enter()?;
     }
@@ -212,6 +213,9 @@ pub(crate) fn run(config: &Config) -> Result<(), MonitorError> {
     let result = Supervisor::new(&children, signals).run();
     // The lock is still held: nobody else's can be meant.
     children.sweep()?;
+    if rootless {
+        children.take_back()?;
+    }
     result
 }
 

@@ -17,7 +17,7 @@ pub(crate) fn serve(arguments: &Serve, environment: &Environment) -> Result<(), 
     allow(config.least_level)?;
     close_inherited();
     logging::start(&config.log);
-    monitor::check_host(config.least_level)?;
+    monitor::check_host(&config).map_err(monitor::MonitorError::into_failure)?;
     if arguments.check {
         terminal::line("the configuration and this host are fine");
         return Ok(());

@@ -98,7 +98,19 @@ impl Groundwork {
     /// What is ready of it, for a sandbox with these limits; the next ones are made with them.
     pub(super) fn take(&mut self, limits: &SandboxLimits) -> (Option<OwnedFd>, Option<Place>) {
         self.limits = Some(*limits);
-        (self.networks.pop(), self.places.pop())
+        (self.networks.pop(), self.take_place())
+    }
+
+    /// One whose limits are as they were made. The audit looks at sandboxes only, and whoever takes a place writes only what
+    /// differs from what was made: one that was changed from outside meanwhile would be a sandbox without a limit.
+    fn take_place(&mut self) -> Option<Place> {
+        while let Some(place) = self.places.pop() {
+            if cgroup::still_holds(&place.cgroup, &place.limits) {
+                return Some(place);
+            }
+            place.give_up();
+        }
+        None
     }
 
     /// Removes what nobody took.

@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf};
 
 use hearth_protocol::spawner::{Event, Request};
 
+use crate::groundwork::{READY, wait_for_groundwork};
 use crate::world::{World, cgroups_named, is_root, limits, read_report};
 
 impl World {
@@ -84,6 +85,26 @@ fn who_asks_for_the_report_of_a_changed_sandbox_is_told_and_gets_it_never_again(
         world.try_inspect(sandbox.id),
         Event::Failed { .. }
     ));
+    world.close();
+}
+
+/// The cgroups that are made ahead of need are nobody's sandbox, which no audit looks at.
+#[test]
+fn a_limit_that_is_taken_away_before_there_is_a_sandbox_is_back_when_there_is_one() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new();
+    let first = world.create();
+    world.destroy(first.id);
+    wait_for_groundwork(&mut world, 0);
+    world.loosen("pids.max", "max");
+    // More than were loosened.
+    for _ in 0..=READY {
+        let sandbox = world.create();
+        let report = world.inspect(sandbox.id);
+        assert_eq!(report.level, "full", "{:?}", report.walls);
+    }
     world.close();
 }
 

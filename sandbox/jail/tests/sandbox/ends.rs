@@ -68,7 +68,7 @@ fn two_hundred_sandboxes_later_the_spawner_is_as_it_was() {
     };
     let sandbox = world.create();
     world.destroy(sandbox.id);
-    wait_for_groundwork(&world, 0);
+    wait_for_groundwork(&mut world, 0);
     let before = state(&world);
     for round in 0..50 {
         let sandboxes: Vec<_> = (0..4).map(|_| world.create()).collect();
@@ -82,7 +82,7 @@ fn two_hundred_sandboxes_later_the_spawner_is_as_it_was() {
             }
         }
     }
-    wait_for_groundwork(&world, 0);
+    wait_for_groundwork(&mut world, 0);
     assert_eq!(state(&world), before);
     world.close();
 }

@@ -13,6 +13,8 @@
 //! cannot hide that by being asked less.
 #![expect(clippy::print_stdout, reason = "the report is what a benchmark is for")]
 
+#[path = "../../tests/e2e/home.rs"]
+mod home;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../../tests/e2e/http.rs"]
 mod http;
@@ -24,6 +26,8 @@ mod launch;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../../tests/e2e/package.rs"]
 mod package;
+#[path = "../../tests/e2e/tenant.rs"]
+mod tenant;
 #[path = "../../tests/e2e/wait.rs"]
 mod wait;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]

@@ -62,6 +62,11 @@ impl Children {
         start(RoleName::Gateway, &self.gateway, &fds)
     }
 
+    /// Makes everything in the data directory the user's own.
+    pub(super) fn take_back(&self) -> Result<(), MonitorError> {
+        Ok(self.data_dir.take_back()?)
+    }
+
     /// Removes what a spawner that did not end by itself has left.
     pub(super) fn sweep(&self) -> Result<(), MonitorError> {
         // Files are not looked at: deleting them can take long, and nothing is served meanwhile.

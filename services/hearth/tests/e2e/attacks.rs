@@ -8,7 +8,7 @@ mod neighbours;
 mod nouns;
 mod processes;
 mod resources;
-mod strangers;
+pub(crate) mod strangers;
 
 use serde_json::Value;
 

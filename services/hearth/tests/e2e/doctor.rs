@@ -2,12 +2,12 @@
 //! What `hearth doctor` says is what a start would meet.
 
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::instance::{HEARTH, Home};
+use crate::home::{Home, reachable};
+use crate::instance::HEARTH;
 use crate::turn;
 
 const NOBODY: u32 = 65_534;
@@ -81,6 +81,37 @@ fn what_is_missing_is_named_with_its_remedy_and_a_start_is_refused_for_the_same(
 }
 
 #[test]
+fn a_check_refuses_the_same_limit_of_open_files_as_a_start() {
+    let _turn = turn::take!(shared);
+    let home = Home::new();
+    let serve = |flags: &[&str]| {
+        // Who may raise the limit has no problem.
+        let script = "ulimit -n 1024 && exec setpriv --bounding-set -sys_resource --inh-caps -sys_resource \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", HEARTH, "serve"]);
+        command.args(["--listen", "127.0.0.1:0", "--data-dir"]);
+        command.arg(home.data()).args(flags);
+        output_of(command)
+    };
+    for flags in [&[][..], &["--check"]] {
+        let output = serve(flags);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(5), "{flags:?}: {said}");
+        assert!(said.contains("the limit of open files is 1024"), "{said}");
+        assert!(said.contains("--max-sandboxes"), "{said}");
+    }
+    let output = serve(&[
+        "--check",
+        "--max-connections",
+        "64",
+        "--max-sandboxes",
+        "16",
+    ]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(!home.data().exists());
+}
+
+#[test]
 fn an_ordinary_user_to_whom_nothing_was_given_learns_what_is_missing() {
     let _turn = turn::take!(shared);
     let home = Home::new();
@@ -146,13 +177,4 @@ fn the_page_about_doctor_shows_what_it_says_to_root_and_to_an_ordinary_user() {
         assert!(level(&said).is_some(), "{said}");
         assert_eq!(level(&shown), level(&said));
     }
-}
-
-/// Where the build's directory is closed to others, the executable is reached by another name.
-pub(crate) fn reachable(folder: &Path) -> PathBuf {
-    let program = folder.join("hearth");
-    std::fs::hard_link(HEARTH, &program)
-        .or_else(|_other_disk| std::fs::copy(HEARTH, &program).map(drop))
-        .unwrap();
-    program
 }

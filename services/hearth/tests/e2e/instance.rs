@@ -4,17 +4,18 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+pub(crate) use crate::home::Home;
 use crate::http::{Answer, Connection, Headers};
 pub(crate) use crate::launch::serve_command;
 use crate::launch::{launch, leave_to_janitor, lines_of};
@@ -24,6 +25,9 @@ use crate::world::{self, Process};
 
 /// The executable under test.
 pub(crate) const HEARTH: &str = env!("CARGO_BIN_EXE_hearth");
+
+/// Where root takes an instance's ids from.
+const OWN_IDS: Range<u32> = 0x7000_0000..0x8000_0000;
 
 /// A first start copies the bases.
 const START_MAX: Duration = Duration::from_secs(120);
@@ -58,38 +62,6 @@ pub(crate) struct Instance {
     key: String,
     /// The gateway's open files beyond those that its sandboxes have, once it was first seen quiet.
     quiet: OnceLock<usize>,
-}
-
-/// Where an instance keeps its data; removed when the last user of it is gone.
-#[derive(Debug, Clone)]
-pub(crate) struct Home(Arc<tempfile::TempDir>);
-
-impl Home {
-    pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("hearth-e2e-")
-            .tempdir()
-            .expect("a directory");
-        // The gateway's user must be able to pass through.
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
-        Self(Arc::new(dir))
-    }
-
-    /// The data directory.
-    pub(crate) fn data(&self) -> PathBuf {
-        self.0.path().join("data")
-    }
-
-    /// A place for other files of the test.
-    pub(crate) fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// The instance's id.
-    pub(crate) fn instance(&self) -> String {
-        let text = fs::read_to_string(self.data().join("instance")).expect("it was started once");
-        text.trim().to_owned()
-    }
 }
 
 impl Instance {
@@ -167,6 +139,22 @@ impl Instance {
             }
         }
         self.get("/readyz").expect(200);
+    }
+
+    /// What it reaches, by name.
+    pub(crate) fn level(&self) -> &'static str {
+        match self.home.tenant() {
+            Some(_) => "rootless",
+            None => "full",
+        }
+    }
+
+    /// The ids of its gateway and of everything in its sandboxes, as the host sees them.
+    pub(crate) fn ids(&self) -> Range<u32> {
+        match self.home.tenant() {
+            Some(tenant) => tenant.range().clone(),
+            None => OWN_IDS,
+        }
     }
 
     /// The management key.

@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -35,9 +36,6 @@ const RESIDENT_GROWTH_MAX: u64 = 32 << 20;
 /// What a sandbox at rest may be charged with beyond the most that one was charged with before: page tables, slabs and the
 /// pages of the function's own file. Far below what any attack tries to leave.
 const CHARGE_GROWTH_MAX: u64 = 6 << 20;
-
-/// From here on uids belong to sandboxes.
-const SANDBOX_IDS_FIRST: u32 = 0x7000_0000;
 
 /// Every outcome that an invocation can have (docs/function-authors.md), without those that would be Hearth's own fault.
 const OUTCOMES: [&str; 10] = [
@@ -78,7 +76,7 @@ impl Before {
             files: files_below(&instance.home.data()),
             canaries: canaries::files(instance),
             settings: canaries::settings(),
-            objects: objects_of_sandboxes(),
+            objects: objects_of_sandboxes(&instance.ids()),
             resident: resident(instance),
             charged: charged(instance),
         }
@@ -104,7 +102,7 @@ impl Before {
             }
         });
         assert_eq!(
-            objects_of_sandboxes(),
+            objects_of_sandboxes(&instance.ids()),
             self.objects,
             "objects of the kernel"
         );
@@ -192,7 +190,7 @@ pub(crate) fn files_below(data: &Path) -> BTreeSet<PathBuf> {
 }
 
 /// Keys and System V objects of any sandbox, and named network namespaces and message queues.
-fn objects_of_sandboxes() -> BTreeSet<String> {
+fn objects_of_sandboxes(ids: &Range<u32>) -> BTreeSet<String> {
     let mut objects = BTreeSet::new();
     // Uid of a key: the sixth field; owner and maker of an IPC object: from the fifth on, whichever it is.
     for (file, first, last) in [
@@ -203,9 +201,9 @@ fn objects_of_sandboxes() -> BTreeSet<String> {
     ] {
         for line in fs::read_to_string(file).unwrap_or_default().lines() {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            let ids = fields.iter().take(last + 1).skip(first);
-            let mut ids = ids.filter_map(|field| field.parse::<u32>().ok());
-            if ids.any(|id| (SANDBOX_IDS_FIRST..SANDBOX_IDS_FIRST + (1 << 28)).contains(&id)) {
+            let owners = fields.iter().take(last + 1).skip(first);
+            let mut owners = owners.filter_map(|field| field.parse::<u32>().ok());
+            if owners.any(|id| ids.contains(&id)) {
                 objects.insert(format!("{file}: {line}"));
             }
         }

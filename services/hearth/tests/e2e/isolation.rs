@@ -2,6 +2,7 @@
 //! What the walls look like: from outside, as the kernel reports them, and from inside, as a hostile function sees them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_protocol::isolation::IsolationReport;
@@ -130,6 +131,17 @@ fn the_isolation_tables_are_at_most_100_columns_wide() {
     }
 }
 
+/// The cgroups of sandboxes, and of those to come, in the hierarchy that limits processes.
+fn limited_cgroups(instance: &Instance) -> Vec<PathBuf> {
+    let all = world::cgroups_of(&instance.home.instance());
+    let cgroups = all
+        .iter()
+        .flat_map(|(hierarchy, sandboxes)| sandboxes.iter().map(|name| hierarchy.join(name)));
+    cgroups
+        .filter(|one| one.join("pids.max").exists())
+        .collect()
+}
+
 /// With an instance of its own, whose readiness does not come back.
 #[test]
 fn a_sandbox_that_is_changed_from_outside_is_destroyed_and_readiness_is_off() {
@@ -142,13 +154,12 @@ fn a_sandbox_that_is_changed_from_outside_is_destroyed_and_readiness_is_off() {
     ));
     instance.invoke("changed", b"whoami\n").expect(200);
     instance.get("/readyz").expect(200);
+    let inhabited = |cgroup: &&PathBuf| world::holds_processes(cgroup);
     let mut loosened = 0;
-    for (hierarchy, sandboxes) in world::cgroups_of(&instance.home.instance()) {
-        for sandbox in sandboxes {
-            let limit = hierarchy.join(sandbox).join("pids.max");
-            // A sandbox that nobody needs may just be going.
-            loosened += u32::from(limit.exists() && std::fs::write(limit, "max").is_ok());
-        }
+    // Those, too, that are ready for sandboxes to come. One that nobody needs may just be going.
+    for cgroup in &limited_cgroups(&instance) {
+        let written = std::fs::write(cgroup.join("pids.max"), "max").is_ok();
+        loosened += u32::from(written && inhabited(&cgroup));
     }
     assert!(0 < loosened);
     let ready = || instance.get("/readyz").status == 503;
@@ -157,15 +168,12 @@ fn a_sandbox_that_is_changed_from_outside_is_destroyed_and_readiness_is_off() {
     assert_eq!(problem["evidence"]["wall"], "cgroup", "{problem}");
     // The others follow in their turn, and what comes after them is whole.
     wait::until_true("all of them are gone", AUDIT_MAX, || {
-        let all = world::cgroups_of(&instance.home.instance());
-        let mut limits = all.iter().flat_map(|(hierarchy, sandboxes)| {
-            sandboxes
-                .iter()
-                .map(|name| hierarchy.join(name).join("pids.max"))
-        });
-        limits.all(|path| std::fs::read_to_string(path).map_or(true, |text| text.trim() != "max"))
+        let limit = |one: &PathBuf| std::fs::read_to_string(one.join("pids.max"));
+        let is_loose = |one: &PathBuf| limit(one).is_ok_and(|text| text.trim() == "max");
+        let cgroups = limited_cgroups(&instance);
+        !cgroups.iter().filter(inhabited).any(is_loose)
     });
-    assert_eq!(report(&instance, "changed").level, "full");
+    assert_eq!(report(&instance, "changed").level, instance.level());
     instance.stop();
 }
 
@@ -407,16 +415,19 @@ fn check_files(seen: &Value, instance: &Instance) {
 fn no_attempt_to_get_out_succeeds() {
     let _turn = turn::take!(shared);
     let package = Package::hostile("escape", Kind::Native, ONE);
-    seen_fresh_and_reused(&package, Kind::Native, "escape", |attempts| {
-        let attempts = attempts.as_object().unwrap();
-        assert!(50 < attempts.len(), "{attempts:?}");
-        let got: Vec<&String> = attempts
-            .iter()
-            .filter(|(name, result)| *result == "ok" && !ALLOWED.contains(&name.as_str()))
-            .map(|(name, _)| name)
-            .collect();
-        assert_eq!(got, Vec::<&String>::new(), "{attempts:?}");
-    });
+    seen_fresh_and_reused(&package, Kind::Native, "escape", nothing_got_out);
+}
+
+/// What the hostile program says of all its attempts.
+pub(crate) fn nothing_got_out(attempts: &Value) {
+    let attempts = attempts.as_object().unwrap();
+    assert!(50 < attempts.len(), "{attempts:?}");
+    let got: Vec<&String> = attempts
+        .iter()
+        .filter(|(name, result)| *result == "ok" && !ALLOWED.contains(&name.as_str()))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(got, Vec::<&String>::new(), "{attempts:?}");
 }
 
 #[test]
@@ -470,6 +481,7 @@ fn every_thread_of_the_gateway_is_nobody_in_particular_and_filtered() {
         .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).ok())
         .collect();
     assert!(1 < statuses.len(), "it has a thread for each core");
+    let own_ids = instance.ids();
     for status in statuses {
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -487,7 +499,7 @@ fn every_thread_of_the_gateway_is_nobody_in_particular_and_filtered() {
         for ids in [field("Uid:"), field("Gid:")] {
             let ids: Vec<u32> = ids.split('\t').map(|id| id.parse().unwrap()).collect();
             assert!(
-                ids.iter().all(|id| 0x7000_0000 <= *id && *id == ids[0]),
+                ids.iter().all(|id| own_ids.contains(id) && *id == ids[0]),
                 "{status}"
             );
         }

@@ -6,7 +6,8 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::instance::{HEARTH, Home};
+use crate::home::Home;
+use crate::tenant::Tenant;
 
 /// Starts a command from a thread that lives as long as this process: the kernel takes the end of the thread that
 /// started a child for the end of its parent, and a test's thread ends with the test.
@@ -35,14 +36,16 @@ pub(crate) fn launch(command: Command) -> Child {
         .expect("the program can be executed")
 }
 
-/// The shared instance ends when this process ends, but nothing of this process is left to remove its directory: a shell
-/// waits for our end of its stdin to close and for the instance's lock to be free, and does it then.
+/// The shared instance ends when this process ends, but nothing of this process is left to remove its directory (and a
+/// user's cgroup): a shell waits for our end of its stdin to close and for the instance's lock to be free, and does it then.
 pub(crate) fn leave_to_janitor(home: &Home) {
-    let script = r#"read -r _; flock "$1/data/lock" true; rm -rf "$1""#;
+    let script =
+        r#"read -r _; flock "$1/data/lock" true; rm -rf "$1"; [ $# = 1 ] || rmdir "$2"/*/ "$2""#;
     let mut command = Command::new("sh");
     command
         .args(["-c", script, "janitor"])
         .arg(home.path())
+        .args(home.tenant().map(Tenant::cgroup))
         .stdin(Stdio::piped());
     let child = launch(command);
     // Kept open until the process ends.
@@ -63,7 +66,7 @@ pub(crate) fn lines_of(stdout: ChildStdout) -> Receiver<String> {
 
 /// `hearth serve` on a free port of loopback.
 pub(crate) fn serve_command(home: &Home, flags: &[&str]) -> Command {
-    let mut command = Command::new(HEARTH);
+    let mut command = home.hearth();
     let parent = format!("--parent={}", std::process::id());
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::home::reachable;
 use crate::http::{Answer, Connection};
 use crate::instance::{HEARTH, Home, Instance, assert_nothing_left, serve_command};
 use crate::package::{Kind, Package};
@@ -479,11 +480,7 @@ fn an_idle_instance_that_is_ended_leaves_no_process_cgroup_mount_or_file() {
 fn an_ordinary_user_is_told_the_very_command_that_works() {
     let _turn = turn::take!(shared);
     let home = Home::new();
-    // Where the build's directory is closed to others, the executable is reached by another name.
-    let program = home.path().join("hearth");
-    std::fs::hard_link(HEARTH, &program)
-        .or_else(|_other_disk| std::fs::copy(HEARTH, &program).map(drop))
-        .unwrap();
+    let program = reachable(home.path());
     let output = Command::new(&program)
         .args(["serve", "--data-dir"])
         .arg(home.data())

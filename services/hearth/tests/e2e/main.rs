@@ -6,6 +6,7 @@
 //! http       one connection, byte by byte                        world      what is on the host because of an instance
 //! turn       which tests may run beside each other               wait       until something holds, or a deadline passes
 //! invariants what must hold after every attack                   victim     the hostile program, deployed
+//! home       where an instance keeps its data, and whose         tenant     an ordinary user who has an instance
 //! canaries   what no function may change
 //! ```
 //!
@@ -16,6 +17,8 @@
 #[cfg(test)]
 mod canaries;
 #[cfg(test)]
+mod home;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod instance;
@@ -25,6 +28,8 @@ mod invariants;
 mod launch;
 #[cfg(test)]
 mod package;
+#[cfg(test)]
+mod tenant;
 #[cfg(test)]
 mod turn;
 #[cfg(test)]

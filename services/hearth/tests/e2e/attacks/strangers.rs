@@ -86,20 +86,24 @@ const ENDS: [&str; 5] = [
     "response_too_large",
 ];
 
-/// A program of the host with the libraries that it needs, started by its own loader. It is told to end after the seconds
-/// of the first word; what it says is the answer, however it ends.
+/// A program of the host, to be told to end after the seconds of the first word of its input, the rest of which are its
+/// options; what it says is the answer, however it ends. None where it is not installed.
 fn package(name: &str, program: &str) -> Option<Package> {
+    let script = "read -r seconds options; ld=$(echo /function/lib/ld-linux*); cd /tmp || exit\n\
+        # shellcheck disable=SC2086\n\
+        timeout -s INT -k 5 \"$seconds\" \"$ld\" --library-path /function/lib /function/program $options 2>&1\n\
+        echo \"ended with $?\"";
+    carrying(Package::script(name, script, LIMITS), program)
+}
+
+/// With a program of the host and the libraries that it needs, to be started by its own loader.
+pub(crate) fn carrying(package: Package, program: &str) -> Option<Package> {
     let output = Command::new("ldd").arg(program).output().ok()?;
     let listed = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         return None;
     }
-    let script = "read -r seconds options; ld=$(echo /function/lib/ld-linux*); cd /tmp || exit\n\
-        # shellcheck disable=SC2086\n\
-        timeout -s INT -k 5 \"$seconds\" \"$ld\" --library-path /function/lib /function/program $options 2>&1\n\
-        echo \"ended with $?\"";
-    let mut package = Package::script(name, script, LIMITS);
-    package = package.with_file("program", 0o755, &read(Path::new(program)));
+    let mut package = package.with_file("program", 0o6755, &read(Path::new(program)));
     for word in listed
         .split_whitespace()
         .filter(|word| word.starts_with('/'))
