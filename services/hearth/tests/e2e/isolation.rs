@@ -131,17 +131,6 @@ fn the_isolation_tables_are_at_most_100_columns_wide() {
     }
 }
 
-/// The cgroups of sandboxes, and of those to come, in the hierarchy that limits processes.
-fn limited_cgroups(instance: &Instance) -> Vec<PathBuf> {
-    let all = world::cgroups_of(&instance.home.instance());
-    let cgroups = all
-        .iter()
-        .flat_map(|(hierarchy, sandboxes)| sandboxes.iter().map(|name| hierarchy.join(name)));
-    cgroups
-        .filter(|one| one.join("pids.max").exists())
-        .collect()
-}
-
 /// With an instance of its own, whose readiness does not come back.
 #[test]
 fn a_sandbox_that_is_changed_from_outside_is_destroyed_and_readiness_is_off() {
@@ -157,7 +146,7 @@ fn a_sandbox_that_is_changed_from_outside_is_destroyed_and_readiness_is_off() {
     let inhabited = |cgroup: &&PathBuf| world::holds_processes(cgroup);
     let mut loosened = 0;
     // Those, too, that are ready for sandboxes to come. One that nobody needs may just be going.
-    for cgroup in &limited_cgroups(&instance) {
+    for cgroup in &world::limited_cgroups_of(&instance.home.instance()) {
         let written = std::fs::write(cgroup.join("pids.max"), "max").is_ok();
         loosened += u32::from(written && inhabited(&cgroup));
     }
@@ -170,7 +159,7 @@ fn a_sandbox_that_is_changed_from_outside_is_destroyed_and_readiness_is_off() {
     wait::until_true("all of them are gone", AUDIT_MAX, || {
         let limit = |one: &PathBuf| std::fs::read_to_string(one.join("pids.max"));
         let is_loose = |one: &PathBuf| limit(one).is_ok_and(|text| text.trim() == "max");
-        let cgroups = limited_cgroups(&instance);
+        let cgroups = world::limited_cgroups_of(&instance.home.instance());
         !cgroups.iter().filter(inhabited).any(is_loose)
     });
     assert_eq!(report(&instance, "changed").level, instance.level());

@@ -96,6 +96,17 @@ pub(crate) fn cgroups_of(instance: &str) -> BTreeMap<PathBuf, Vec<String>> {
     found
 }
 
+/// The cgroups of sandboxes, and of those to come, in the hierarchy that limits processes.
+pub(crate) fn limited_cgroups_of(instance: &str) -> Vec<PathBuf> {
+    let all = cgroups_of(instance);
+    let cgroups = all
+        .iter()
+        .flat_map(|(hierarchy, sandboxes)| sandboxes.iter().map(|name| hierarchy.join(name)));
+    cgroups
+        .filter(|one| one.join("pids.max").exists())
+        .collect()
+}
+
 fn find_cgroups(
     directory: &Path,
     name: &str,
