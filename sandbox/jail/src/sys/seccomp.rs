@@ -70,8 +70,8 @@ const FILTERS_MAX: u64 = 8;
 const INSTRUCTIONS_MAX: usize = 4096;
 
 /// How often, and a millisecond apart, it is asked whether a process has stopped: it does as soon as it leaves the
-/// kernel.
-const STOP_LOOKS_MAX: u32 = 100;
+/// kernel, and the host lets it run: one that is overloaded took more than 100.
+const STOP_LOOKS_MAX: u32 = 1000;
 
 /// The filters of a child of the caller, the newest first. It is stopped for some microseconds; the system call that
 /// it waits in goes on afterwards.
