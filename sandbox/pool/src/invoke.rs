@@ -20,7 +20,7 @@ use crate::{
     worker::Worker,
 };
 
-/// How often an invocation may meet a sandbox that died before it was told anything. More in a row is no bad luck.
+/// How often an invocation, or a report, may meet a sandbox that died before it was told anything. More in a row is no bad luck.
 const BEGIN_TRIES_MAX: u32 = 3;
 
 /// What an invocation runs in.
@@ -287,8 +287,24 @@ fn not_started(error: StartError) -> Outcome {
     }
 }
 
-/// The isolation report of an idle sandbox, else of one that is made for it.
+/// The isolation report of an idle sandbox, else of one that is made for it. One that has just died is not known to have
+/// died until it is asked: another one is then looked at.
 pub(crate) async fn inspect(
+    pool: &Pool,
+    shard: usize,
+    roster: &Arc<Roster>,
+) -> Result<OwnedFd, InspectError> {
+    let mut tries_left = BEGIN_TRIES_MAX;
+    loop {
+        tries_left -= 1;
+        match inspect_one(pool, shard, roster).await {
+            Err(InspectError::Spawner(_) | InspectError::Unreadable) if 0 < tries_left => {}
+            result => return result,
+        }
+    }
+}
+
+async fn inspect_one(
     pool: &Pool,
     shard: usize,
     roster: &Arc<Roster>,

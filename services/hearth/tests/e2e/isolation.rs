@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_protocol::isolation::IsolationReport;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::instance::Instance;
@@ -132,6 +134,25 @@ fn the_isolation_tables_are_at_most_100_columns_wide() {
 }
 
 /// With an instance of its own, whose readiness does not come back.
+#[test]
+fn a_report_is_given_though_the_idle_sandbox_has_just_died() {
+    let _turn = turn::take!(shared);
+    let instance = Instance::start(&["--skeletons", "0"]);
+    for kind in Kind::BOTH {
+        let name = format!("dies-{}", kind.as_str());
+        instance.deploy(&Package::hostile(&name, kind, ONE));
+        for _ in 0..10 {
+            instance.invoke(&name, b"print ready\n").expect(200);
+            for process in instance.sandboxed() {
+                // A worker may have gone with its init.
+                kill(Pid::from_raw(process.pid), Signal::SIGKILL).ok();
+            }
+            assert_eq!(report(&instance, &name).level, instance.level());
+        }
+    }
+    instance.stop();
+}
+
 #[test]
 fn a_sandbox_that_is_changed_from_outside_is_destroyed_and_readiness_is_off() {
     let _turn = turn::take!(alone);
